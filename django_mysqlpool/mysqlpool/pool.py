@@ -1,0 +1,274 @@
+"""One pool: the connections of this process to one database as one user, behind a pool of SQLAlchemy's."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy.exc
+import sqlalchemy.pool
+from django.db import OperationalError
+from sqlalchemy import event
+
+from .errors import PoolTimeout
+from .options import PoolOptions
+from .queue import SlotPool, SlotTimeout, TooManyWaiting
+from .session import Holder, Session, can_reset
+
+if TYPE_CHECKING:
+    from .wrapper import PooledDatabaseMixin
+
+logger = logging.getLogger("django_mysqlpool")
+
+#: Seconds that a connection lives at most where neither ``recycle`` nor the server says less.
+LONGEST_LIFE = 30 * 60
+#: The part of the server's ``wait_timeout`` after which a connection is replaced.
+PART_OF_WAIT_TIMEOUT = 0.9
+
+
+class Checkout:
+    """A connection that is out: what a wrapper holds from checkout to checkin."""
+
+    __slots__ = ("fairy", "pool", "session")
+
+    def __init__(self, pool: Pool, fairy: Any, session: Session) -> None:
+        self.pool = pool
+        # SQLAlchemy's proxy; losing the last reference to it is an implicit, and unclean, checkin.
+        self.fairy = fairy
+        self.session = session
+
+    @property
+    def connection(self) -> Any:
+        """The driver's own connection object."""
+        return self.session.connection
+
+
+class Pool:
+    """What the aliases with the same connection parameters and the same options share."""
+
+    def __init__(self, name: str, identity: Mapping[str, Any], options: PoolOptions) -> None:
+        self.name = name
+        self.identity = identity
+        self.options = options
+        self.aliases: set[str] = set()
+        self.sessions: set[Session] = set()
+        self.generation = 0
+        #: What Django reads from the server about the server (``mysql_server_data``), and for which version it holds.
+        self.server_facts: dict[str, Any] | None = None
+        self.server_version: str | None = None
+        self.wait_timeout: int | None = None
+        self._last_connect_error: Exception | None = None
+        self._asking = threading.local()
+        self._pid = os.getpid()
+        self._pool = options.pool_class(self._open, **options.arguments)
+        #: Held while slots change hands, where the pool class is ours.
+        self.lock = self._pool.lock if isinstance(self._pool, SlotPool) else threading.RLock()
+        event.listen(self._pool, "checkout", self._before_lending)
+        event.listen(self._pool, "reset", self._on_reset)
+        event.listen(self._pool, "close", self._on_close)
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.name}: {self.status()}>"
+
+    # Checkout
+
+    def checkout(self, wrapper: PooledDatabaseMixin, params: dict[str, Any]) -> Checkout:
+        """Lend a live connection to ``wrapper``; where a new one is needed, ``wrapper`` opens it with ``params``.
+
+        Raises ``PoolTimeout`` where none comes free in time, and the driver's error where the server refuses a new one.
+        """
+        self._asking.now = (wrapper, params)
+        try:
+            fairy = self._pool.connect()
+        except (SlotTimeout, TooManyWaiting, sqlalchemy.exc.TimeoutError) as error:
+            raise self._timeout(wrapper.alias, error) from None
+        except sqlalchemy.exc.InvalidRequestError as error:
+            raise OperationalError(
+                f"Alias '{wrapper.alias}': the server ended every connection that was tried ({error})."
+            ) from error
+        finally:
+            del self._asking.now
+        session: Session = fairy.info["session"]
+        session.holder = Holder(wrapper.alias)
+        return Checkout(self, fairy, session)
+
+    def _open(self, record: Any) -> Any:
+        """SQLAlchemy's creator: open a connection on behalf of the thread that asks."""
+        wrapper, params = self._asking.now
+        generation = self.generation
+        try:
+            connection = wrapper.open_connection(params)
+        except Exception as error:
+            self._last_connect_error = error
+            raise
+        self._last_connect_error = None
+        session = Session(connection, generation)
+        self._note_server_version(connection.get_server_info())
+        record.info["session"] = session
+        self.sessions.add(session)
+        return connection
+
+    def _note_server_version(self, version: str) -> None:
+        if version != self.server_version:
+            self.server_facts = None
+            self.wait_timeout = None
+            self.server_version = version
+
+    def _before_lending(self, connection: Any, record: Any, fairy: Any) -> None:
+        """SQLAlchemy replaces the connection, in its slot, where this raises."""
+        session: Session = record.info["session"]
+        if session.last_used is None:
+            return
+        if session.generation != self.generation or session.is_overdue(self.lifetime):
+            raise sqlalchemy.exc.DisconnectionError("it has reached the end of its life")
+        if not session.is_alive(self.options.ping_after):
+            self._suspect_others(session)
+            raise sqlalchemy.exc.DisconnectionError("the server has ended the session")
+
+    def _suspect_others(self, dead: Session) -> None:
+        """The first death makes its contemporaries suspect: each answers a ping before it is lent again."""
+        for session in tuple(self.sessions):
+            session.is_suspect = session is not dead
+
+    @property
+    def lifetime(self) -> float | None:
+        """Seconds that a connection may live; ``None``: no limit."""
+        recycle = self.options.recycle
+        if recycle is not None:
+            return None if recycle == -1 else recycle
+        if self.wait_timeout is None:
+            return LONGEST_LIFE
+        return min(LONGEST_LIFE, PART_OF_WAIT_TIMEOUT * self.wait_timeout)
+
+    # Checkin
+
+    def checkin(self, checkout: Checkout, params: Any, *, discard: bool) -> None:
+        """Take a connection back, clean; or close it: where ``discard`` says so or it can't be cleaned.
+
+        ``params`` is called for the connection parameters if they are needed. Never raises: whoever gives a connection
+        back is done with it.
+        """
+        session = checkout.session
+        keep = False
+        if not discard and session.generation == self.generation:
+            try:
+                keep = self._clean(session, params)
+            except Exception as error:
+                logger.info("Pool %s: a connection could not be cleaned and is closed: %s", self.name, error)
+        session.holder = None
+        if keep:
+            checkout.fairy.close()
+            if isinstance(self._pool, SlotPool):
+                self._pool.trim()
+        else:
+            checkout.fairy.invalidate()
+
+    def _clean(self, session: Session, params: Any) -> bool:
+        always = self.options.reset == "always"
+        if not session.verdict and not always:
+            return session.clean(None, always_reset=False)
+        values = params()
+        return session.clean(values if can_reset(values) else None, always_reset=always)
+
+    def _on_reset(self, connection: Any, record: Any, state: Any) -> None:
+        """Close what comes back without a checkin: its wrapper was dropped, and the garbage collector found it."""
+        session: Session | None = record.info.get("session")
+        if session is not None and session.holder is not None and os.getpid() == self._pid:
+            holder, session.holder = session.holder, None
+            logger.warning(
+                "A connection of alias '%s' was never given back by thread '%s'; it is closed.",
+                holder.alias,
+                holder.thread.name,
+            )
+            record.invalidate()
+
+    def _on_close(self, connection: Any, record: Any) -> None:
+        session = record.info.get("session")
+        if session is not None:
+            self.sessions.discard(session)
+            # They refer to each other; a closed connection must not wait for the garbage collector.
+            session.connection = None
+
+    def close(self) -> None:
+        """Close what is idle now, and what is out at its checkin; the pool opens new connections as they are needed."""
+        self.generation += 1
+        if isinstance(self._pool, SlotPool):
+            self._pool.close_idle()
+            return
+        for session in tuple(self.sessions):
+            if session.holder is None:
+                self._close_idle_session(session)
+
+    def _close_idle_session(self, session: Session) -> None:
+        self.sessions.discard(session)
+        try:
+            session.connection.close()
+        except Exception as error:
+            logger.info("Pool %s: closing an idle connection failed: %s", self.name, error)
+
+    # Telling
+
+    @property
+    def cap(self) -> int | None:
+        """The most connections that this process may have open at once; ``None``: no limit."""
+        pool = self._pool
+        if isinstance(pool, SlotPool):
+            return pool.cap
+        if isinstance(pool, (sqlalchemy.pool.StaticPool, sqlalchemy.pool.AssertionPool)):
+            return 1
+        if isinstance(pool, sqlalchemy.pool.QueuePool):
+            return pool.size() + pool._max_overflow if pool._max_overflow >= 0 else None
+        return None
+
+    def status(self) -> dict[str, Any]:
+        """The numbers of this moment, as ``pool_status()`` shows them."""
+        sessions = tuple(self.sessions)
+        out = sum(session.holder is not None for session in sessions)
+        return {
+            "aliases": sorted(self.aliases),
+            "pool_class": self.options.pool_class_name,
+            "cap": self.cap,
+            "size": self.options.arguments.get("pool_size", getattr(self._pool, "pool_size", None)),
+            "open": len(sessions),
+            "idle": len(sessions) - out,
+            "out": out,
+            "waiting": self._pool.waiting() if isinstance(self._pool, SlotPool) else 0,
+        }
+
+    def _timeout(self, alias: str, error: Exception) -> PoolTimeout:
+        status = self.status()
+        pool = self._pool
+        timeout = getattr(pool, "_timeout", None)
+        if isinstance(error, TooManyWaiting):
+            reason = f"max_waiting = {pool.max_waiting} threads wait for one already"  # type: ignore[attr-defined]
+        else:
+            reason = f"none came free within timeout = {timeout:g} s"
+        sentences = [
+            f"No connection for alias '{alias}' (pool {self.name}): {reason}.",
+            f"The cap is {status['cap']}: {status['out']} out, {status['idle']} idle, {status['waiting']} waiting.",
+        ]
+        holders = self._holders()
+        if holders:
+            sentences.append(f"Held by {', '.join(holders)}.")
+        if self._last_connect_error is not None:
+            sentences.append(f"The last attempt to connect failed: {self._last_connect_error}.")
+        sentences.append(
+            "Give connections back sooner (ConnectionReleaseMiddleware, auto_close_db), or raise pool_size or "
+            "max_overflow in OPTIONS['pool'], as far as the server's max_connections allows."
+        )
+        return PoolTimeout(" ".join(sentences))
+
+    def _holders(self, at_most: int = 10) -> list[str]:
+        """Threads and how long they have had their connection, the longest first."""
+        now = time.monotonic()
+        holders = sorted(
+            (s.holder for s in tuple(self.sessions) if s.holder is not None), key=lambda h: h.since
+        )
+        told = [f"{h.thread.name} for {now - h.since:.1f} s" for h in holders[:at_most]]
+        if len(holders) > at_most:
+            told.append(f"{len(holders) - at_most} more")
+        return told

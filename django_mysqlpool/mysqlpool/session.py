@@ -1,0 +1,176 @@
+"""A session: the server's side of one connection, from connect to close.
+
+It knows whether it is set up as Django wants it, what its borrower has left in it, and whether it still lives.
+"""
+
+from __future__ import annotations
+
+import random
+import select
+import threading
+import time
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from .statements import Verdict, judge
+
+#: The shortest and the longest life of a connection, as parts of ``recycle``: made together, they must not die together.
+JITTER = (0.8, 1.0)
+
+
+class Holder:
+    """Who has a connection, since when (``time.monotonic()``), for which alias."""
+
+    __slots__ = ("alias", "since", "thread")
+
+    def __init__(self, alias: str) -> None:
+        self.alias = alias
+        self.thread = threading.current_thread()
+        self.since = time.monotonic()
+
+
+class Session:
+    """The state of one server session.
+
+    Only the thread that holds it may call its methods; what it tells may be read by any.
+    """
+
+    __slots__ = (
+        "_poll",
+        "born",
+        "connection",
+        "generation",
+        "holder",
+        "is_set_up",
+        "is_suspect",
+        "jitter",
+        "last_used",
+        "verdict",
+    )
+
+    def __init__(self, connection: Any, generation: int) -> None:
+        self.connection = connection
+        #: Of its pool when it was opened; ``close_pool()`` begins a new one.
+        self.generation = generation
+        self.holder: Holder | None = None
+        #: Whether Django's ``init_connection_state`` has run since the connect or the last reset.
+        self.is_set_up = False
+        #: Whether it must answer a ping before it is lent again.
+        self.is_suspect = False
+        self.verdict = Verdict.CLEAN
+        self.born = time.monotonic()
+        #: When it was last given back, clean; ``None`` until then.
+        self.last_used: float | None = None
+        self.jitter = random.uniform(*JITTER)
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
+        connection.mysqlpool_session = self
+
+    def __repr__(self) -> str:
+        holder = self.holder.thread.name if self.holder else None
+        return f"<Session of {self.connection!r}, {self.verdict.name}, held by {holder}>"
+
+    def mark_set_up(self) -> None:
+        """What has been done to the session up to now is its set-up, and no dirt."""
+        self.is_set_up = True
+        self.verdict = Verdict.CLEAN
+
+    def is_overdue(self, lifetime: float | None) -> bool:
+        """Whether it has lived for ``lifetime`` seconds, less its jitter."""
+        return lifetime is not None and time.monotonic() - self.born > lifetime * self.jitter
+
+    def is_alive(self, ping_after: float) -> bool:
+        """Whether the server still listens; without a round trip where it was used ``ping_after`` seconds ago or later.
+
+        An idle session's socket has nothing to read, except where the server hung up or says why it is about to.
+        Not to be asked of a session that was never given back.
+        """
+        assert self.last_used is not None
+        if self._poll.poll(0):
+            return False
+        if self.is_suspect or time.monotonic() - self.last_used > ping_after:
+            try:
+                self.connection.ping()
+            except Exception:
+                return False
+            self.is_suspect = False
+        return True
+
+    def clean(self, params: Mapping[str, Any] | None, *, always_reset: bool) -> bool:
+        """Leave nothing of this borrower's in the session; ``False`` where only closing it does that.
+
+        ``params`` are the connection parameters to reset it with, ``None`` where a reset is not to be had. Errors of the
+        driver go up: the connection is then to be closed too.
+        """
+        connection = self.connection
+        # The driver knows without asking the server whether a result is still unread.
+        if self.verdict is Verdict.UNSALVAGEABLE or connection.next_result() != -1:
+            return False
+        if self.verdict is Verdict.DIRTY or always_reset:
+            if params is None:
+                return False
+            self._reset(params)
+        elif not connection.get_autocommit():
+            connection.rollback()
+        self.last_used = time.monotonic()
+        return True
+
+    def _reset(self, params: Mapping[str, Any]) -> None:
+        """Make the session as new, less what ``init_connection_state`` does: that follows at its next checkout."""
+        connection = self.connection
+        self.is_set_up = False
+        connection.change_user(
+            params.get("user") or "", params.get("password") or "", params.get("database")
+        )
+        # In the driver's order; ``change_user`` forgets all three, and MySQL the collation.
+        if params.get("init_command"):
+            with connection.cursor() as cursor:
+                cursor.execute(params["init_command"])
+        connection.set_character_set(
+            params.get("charset") or connection.character_set_name(), params.get("collation", "")
+        )
+        if params.get("sql_mode"):
+            connection.set_sql_mode(params["sql_mode"])
+        self.verdict = Verdict.CLEAN
+
+
+def can_reset(params: Mapping[str, Any]) -> bool:
+    """Whether all that a new connection would be told stands in ``params``, so that a reset can tell it again."""
+    return "read_default_file" not in params and "read_default_group" not in params
+
+
+@cache
+def watched(cursor_class: type) -> type:
+    """A cursor class like ``cursor_class`` that has every statement judged before it is sent.
+
+    Given to the driver as its ``cursorclass``, it sees Django's statements and those of raw cursors alike.
+    """
+    return type(f"Watched{cursor_class.__name__}", (_Watched, cursor_class), {})
+
+
+class _Watched:
+    _is_judged = False
+
+    def execute(self, query: Any, args: Any = None) -> Any:
+        if not self._is_judged:
+            self._note(judge(query))
+        return super().execute(query, args)  # type: ignore[misc]
+
+    def executemany(self, query: Any, args: Any) -> Any:
+        # The driver's executemany() calls execute() with texts that hold the rows; the template has been judged.
+        self._note(judge(query))
+        self._is_judged = True
+        try:
+            return super().executemany(query, args)  # type: ignore[misc]
+        finally:
+            self._is_judged = False
+
+    def callproc(self, procname: Any, args: Any = ()) -> Any:
+        self._note(Verdict.DIRTY)
+        return super().callproc(procname, args)  # type: ignore[misc]
+
+    def _note(self, verdict: Verdict) -> None:
+        session = getattr(self.connection, "mysqlpool_session", None)  # type: ignore[attr-defined]
+        if session is not None and verdict > session.verdict:
+            session.verdict = verdict

@@ -1,0 +1,149 @@
+"""The patch: what makes a subclass of Django's MySQL ``DatabaseWrapper`` draw on a pool.
+
+Only seams of Django's are overridden, and each calls ``super()``; whatever Django does for MySQL is still Django's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.db import DEFAULT_DB_ALIAS, OperationalError
+from django.db.backends.base.base import NO_DB_ALIAS
+from django.utils.asyncio import async_unsafe
+from django.utils.functional import cached_property
+
+from .options import pool_options
+from .pool import Checkout, Pool
+from .registry import pool_for
+from .session import watched
+
+if TYPE_CHECKING:
+    from django.db.backends.mysql.base import DatabaseWrapper as _Base
+else:
+    _Base = object
+
+
+class PooledDatabaseMixin(_Base):
+    """Pools the connections of the ``DatabaseWrapper`` that it stands before::
+
+        class DatabaseWrapper(PooledDatabaseMixin, base.DatabaseWrapper):
+            pass
+
+    ``ImproperlyConfigured`` is raised when a wrapper is made for an alias whose pool options are wrong.
+    """
+
+    def __init__(self, settings_dict: dict[str, Any], alias: str = DEFAULT_DB_ALIAS) -> None:
+        super().__init__(settings_dict, alias)
+        #: ``None``: not pooled, as is Django's connection without a database, which creates and drops test databases.
+        self.pool_options = None if alias == NO_DB_ALIAS else pool_options(alias, self.settings_dict)
+        self._checkout: Checkout | None = None
+        self._known_facts: dict[str, Any] | None = None
+
+    @property
+    def pool(self) -> Pool | None:
+        """The pool that serves this alias as its settings are now; ``None`` where it is not pooled."""
+        if self.pool_options is None:
+            return None
+        return pool_for(self, self.get_connection_params(), self.pool_options)
+
+    def close_pool(self) -> None:
+        """Close this alias' pool: what is idle now, what is out when it is given back."""
+        if self.pool is not None:
+            self.pool.close()
+
+    # Connecting
+
+    def get_connection_params(self) -> dict[str, Any]:
+        params = super().get_connection_params()
+        params.pop("pool", None)
+        if self.pool_options is not None:
+            params["cursorclass"] = watched(params.get("cursorclass") or self._driver_cursor_class)
+        return params
+
+    @property
+    def _driver_cursor_class(self) -> type:
+        from MySQLdb.connections import Connection
+
+        return Connection.default_cursor
+
+    @async_unsafe
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        if self.pool_options is None:
+            return super().get_new_connection(conn_params)
+        pool = pool_for(self, conn_params, self.pool_options)
+        self._checkout = pool.checkout(self, conn_params)
+        if self._known_facts is not pool.server_facts:
+            self._forget_server()
+        return self._checkout.connection
+
+    def open_connection(self, conn_params: dict[str, Any]) -> Any:
+        """A connection of the driver's, for the pool."""
+        return super().get_new_connection(conn_params)
+
+    @async_unsafe
+    def connect(self) -> None:
+        try:
+            super().connect()
+        except BaseException:
+            # A session that could not be set up is nobody's; Django would keep it.
+            if self._checkout is not None:
+                self.close()
+            raise
+        if self._checkout is not None:
+            self._checkout.session.mark_set_up()
+
+    def init_connection_state(self) -> None:
+        if self._checkout is None or not self._checkout.session.is_set_up:
+            super().init_connection_state()
+
+    # Giving back
+
+    def _close(self) -> None:
+        checkout, self._checkout = self._checkout, None
+        if checkout is None:
+            return super()._close()
+        if self.errors_occurred:
+            checkout.session.is_suspect = True
+        # Inside atomic() Django keeps its reference to the closed connection; nobody else may be lent that one.
+        checkout.pool.checkin(checkout, self.get_connection_params, discard=self.in_atomic_block)
+        return None
+
+    def forget_connection(self) -> None:
+        """In a forked child: drop what belongs to the parent, as if this wrapper had never connected."""
+        if self._checkout is None:
+            return
+        self._checkout = None
+        self.connection = None
+        self.in_atomic_block = False
+        self.savepoint_ids = []
+        self.atomic_blocks = []
+        self.needs_rollback = False
+        self.closed_in_transaction = False
+        self.run_on_commit = []
+
+    # What Django knows about the server
+
+    @cached_property
+    def mysql_server_data(self) -> dict[str, Any]:
+        pool = self.pool
+        if pool is None:
+            return super().mysql_server_data
+        if pool.server_facts is None:
+            with self.temporary_connection() as cursor:
+                facts = super().mysql_server_data
+                cursor.execute("SELECT @@wait_timeout")
+                (pool.wait_timeout,) = cursor.fetchone()
+                pool.server_facts = facts
+        self._known_facts = pool.server_facts
+        return self._known_facts
+
+    def _forget_server(self) -> None:
+        """Drop what Django has derived from the server's facts: they are another server's."""
+        if self._known_facts is None:
+            return
+        self._known_facts = None
+        base = type(self).__mro__
+        for name in list(self.__dict__):
+            if any(isinstance(vars(cls).get(name), cached_property) for cls in base):
+                del self.__dict__[name]
+        self.features = self.features_class(self)

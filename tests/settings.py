@@ -1,0 +1,17 @@
+"""Django settings of the tests; which database server they use is in the environment, put there by ``conftest.py``."""
+
+import json
+import os
+
+SECRET_KEY = "tests"
+USE_TZ = True
+DEBUG = False
+ALLOWED_HOSTS = ["*"]
+INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "tests.shop"]
+MIDDLEWARE = ["django_mysqlpool.middleware.ConnectionReleaseMiddleware"]
+ROOT_URLCONF = "tests.urls"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+ENGINE = "django_mysqlpool.backends.mysqlpool"
+# An entry of DATABASES; a static one where only the types are checked.
+_entry = json.loads(os.environ.get("MYSQLPOOL_TEST_DATABASE", "{}"))
+DATABASES = {"default": {"ENGINE": ENGINE, **_entry}}

@@ -1,0 +1,285 @@
+"""The engine on the common road: one pool under Django's own backend."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import MySQLdb
+import pytest
+from django.db import OperationalError, connection, connections, transaction
+from django.db.backends.mysql import base
+
+from django_mysqlpool import close_pool, pool_status
+from tests.shop.models import Account
+
+
+def backend_pid(wrapper) -> int:
+    with wrapper.cursor() as cursor:
+        cursor.execute("SELECT CONNECTION_ID()")
+        return cursor.fetchone()[0]
+
+
+def status_of(wrapper) -> dict:
+    return next(status for status in pool_status().values() if wrapper.alias in status["aliases"])
+
+
+def test_it_is_djangos_backend():
+    assert isinstance(connection, base.DatabaseWrapper) or isinstance(connections["default"], base.DatabaseWrapper)
+    assert connection.vendor == "mysql"
+
+
+def test_orm_works():
+    account = Account.objects.create(name="Ada", balance=3)
+    assert Account.objects.get(pk=account.pk).name == "Ada"
+    account.delete()
+
+
+def test_a_connection_is_used_again(make_alias, observer):
+    wrapper = make_alias()
+    first = backend_pid(wrapper)
+    wrapper.close()
+    assert backend_pid(wrapper) == first
+    assert observer.connections_of(wrapper.settings_dict["USER"]) == {first}
+
+
+def test_a_connection_serves_another_thread(make_alias):
+    wrapper = make_alias()
+    first = backend_pid(wrapper)
+    wrapper.close()
+    seen = []
+
+    def work():
+        seen.append(backend_pid(connections[wrapper.alias]))
+        connections.close_all()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [first]
+
+
+def test_the_wrapper_holds_the_drivers_own_connection(make_alias):
+    wrapper = make_alias()
+    wrapper.ensure_connection()
+    assert type(wrapper.connection) is MySQLdb.connections.Connection
+
+
+def test_status_tells_the_numbers_as_json(make_alias):
+    wrapper = make_alias(pool={"pool_size": 2, "max_overflow": 1})
+    wrapper.ensure_connection()
+    status = status_of(wrapper)
+    assert json.loads(json.dumps(status)) == {
+        "aliases": [wrapper.alias],
+        "pool_class": "QueuePool",
+        "cap": 3,
+        "size": 2,
+        "open": 1,
+        "idle": 0,
+        "out": 1,
+        "waiting": 0,
+    }
+    wrapper.close()
+    assert (status_of(wrapper)["idle"], status_of(wrapper)["out"]) == (1, 0)
+
+
+def test_a_pool_is_named_by_its_place_and_without_its_password(make_alias):
+    wrapper = make_alias()
+    wrapper.ensure_connection()
+    d = wrapper.settings_dict
+    assert f"{d['USER']}@{d['HOST']}:{d['PORT']}/{d['NAME']}" in pool_status()
+    assert d["PASSWORD"] not in repr(wrapper.pool) + repr(wrapper._checkout.session) + json.dumps(pool_status())
+
+
+class TestSharing:
+    def test_equal_parameters_share_a_pool(self, make_alias):
+        one = make_alias(pool={"pool_size": 1, "max_overflow": 0})
+        two = make_alias(pool={"pool_size": 1, "max_overflow": 0}, like=one.alias)
+        first = backend_pid(one)
+        one.close()
+        assert backend_pid(two) == first
+        assert status_of(one)["aliases"] == sorted([one.alias, two.alias])
+
+    def test_they_share_its_cap(self, make_alias):
+        options = {"pool_size": 1, "max_overflow": 0, "timeout": 0}
+        one = make_alias(pool=options)
+        two = make_alias(pool=options, like=one.alias)
+        one.ensure_connection()
+        with pytest.raises(OperationalError, match="none came free"):
+            two.ensure_connection()
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            {"pool": {"pool_size": 2}},
+            {"NAME": "mysql"},
+            {"options": {"charset": "latin1"}},
+            {"options": {"isolation_level": "serializable"}},
+            {"AUTOCOMMIT": False},
+        ],
+        ids=lambda other: next(iter(other)),
+    )
+    def test_other_parameters_have_a_pool_of_their_own(self, make_alias, other):
+        one = make_alias(pool={"pool_size": 1})
+        two = make_alias(**{"pool": {"pool_size": 1}, "like": one.alias, **other})
+        one.ensure_connection()
+        two.ensure_connection()
+        assert one.pool is not two.pool
+        assert one.pool.name != two.pool.name
+
+    def test_a_plain_alias_stays_unpooled(self, make_alias, observer):
+        pooled = make_alias()
+        plain = make_alias(ENGINE="django.db.backends.mysql")
+        user = plain.settings_dict["USER"]
+        first = backend_pid(plain)
+        plain.close()
+        assert observer.connections_of(user) <= {first}
+        assert backend_pid(plain) != first
+        plain.close()
+        pooled.ensure_connection()
+        assert not hasattr(plain, "pool")
+        assert plain.get_connection_params().get("cursorclass") is None
+        assert MySQLdb.connect is MySQLdb.Connect
+
+    def test_false_switches_pooling_off(self, make_alias):
+        wrapper = make_alias(pool=False, CONN_MAX_AGE=60)
+        wrapper.ensure_connection()
+        assert wrapper.pool is None
+        wrapper.close()
+        wrapper.close_pool()
+
+
+class TestCredentials:
+    def test_a_rotated_password_is_used_for_new_connections(self, make_alias, observer):
+        wrapper = make_alias()
+        wrapper.ensure_connection()
+        wrapper.close()
+        user = wrapper.settings_dict["USER"]
+        observer.query(f"ALTER USER '{user}'@'%%' IDENTIFIED BY 'n3w'")
+        wrapper.settings_dict["PASSWORD"] = "n3w"
+        before = wrapper.pool
+        close_pool(wrapper.alias)
+        wrapper.ensure_connection()
+        assert wrapper.pool is before
+
+    def test_a_wrong_password_is_the_servers_error(self, make_alias):
+        wrapper = make_alias(PASSWORD="wr0ng")
+        with pytest.raises(OperationalError, match="Access denied") as caught:
+            wrapper.ensure_connection()
+        assert "wr0ng" not in str(caught.value)
+        assert status_of(wrapper)["out"] == 0
+
+    def test_a_refused_connect_frees_its_place(self, make_alias):
+        wrapper = make_alias(pool={"pool_size": 1, "max_overflow": 0, "timeout": 0}, PASSWORD="wr0ng")
+        for _ in range(3):
+            with pytest.raises(OperationalError, match="Access denied"):
+                wrapper.ensure_connection()
+
+
+class TestClosing:
+    def test_idle_connections_are_closed(self, make_alias, observer):
+        wrapper = make_alias()
+        wrapper.ensure_connection()
+        wrapper.close()
+        close_pool()
+        assert not wait_until_gone(observer, wrapper)
+        assert status_of(wrapper)["open"] == 0
+
+    def test_what_is_out_is_closed_when_given_back(self, make_alias, observer):
+        wrapper = make_alias()
+        pid = in_thread_holding(wrapper.alias, lambda: close_pool())
+        wait_until_gone(observer, wrapper)
+        assert backend_pid(wrapper) != pid
+
+    def test_what_is_out_counts_for_the_cap_until_then(self, make_alias):
+        wrapper = make_alias(pool={"pool_size": 1, "max_overflow": 0, "timeout": 0})
+
+        def close_and_try():
+            close_pool()
+            with pytest.raises(OperationalError, match="The cap is 1: 1 out"):
+                wrapper.ensure_connection()
+
+        in_thread_holding(wrapper.alias, close_and_try)
+        wrapper.ensure_connection()
+
+    def test_the_callers_own_connection_goes_back_first(self, make_alias, observer):
+        wrapper = make_alias()
+        wrapper.ensure_connection()
+        close_pool()
+        assert wrapper.connection is None
+        wait_until_gone(observer, wrapper)
+
+    def test_an_atomic_block_of_the_callers_goes_on(self, make_alias):
+        wrapper = make_alias()
+        with transaction.atomic(using=wrapper.alias):
+            first = backend_pid(wrapper)
+            close_pool()
+            assert backend_pid(wrapper) == first
+
+    def test_using_closes_one_alias_pool(self, make_alias):
+        one, two = make_alias(), make_alias()
+        for wrapper in (one, two):
+            wrapper.ensure_connection()
+            wrapper.close()
+        close_pool(using=one.alias)
+        assert (status_of(one)["open"], status_of(two)["open"]) == (0, 1)
+
+    def test_an_unknown_alias_is_djangos_error(self):
+        with pytest.raises(connections.exception_class, match="nowhere"):
+            close_pool(using="nowhere")
+
+    def test_the_wrapper_has_the_method_too(self, make_alias):
+        wrapper = make_alias()
+        wrapper.ensure_connection()
+        wrapper.close()
+        wrapper.close_pool()
+        assert status_of(wrapper)["open"] == 0
+        wrapper.ensure_connection()
+
+
+class TestAtomic:
+    def test_closed_inside_atomic_the_connection_is_nobodys(self, make_alias):
+        wrapper = make_alias()
+        with pytest.raises(transaction.TransactionManagementError), transaction.atomic(using=wrapper.alias):
+            first = backend_pid(wrapper)
+            wrapper.close()
+            backend_pid(wrapper)
+        assert backend_pid(wrapper) != first
+
+    def test_a_transaction_left_open_is_rolled_back(self, make_alias):
+        wrapper = make_alias()
+        wrapper.set_autocommit(False)
+        Account.objects.using(wrapper.alias).create(name="left open")
+        first = backend_pid(wrapper)
+        wrapper.close()
+        assert backend_pid(wrapper) == first
+        assert wrapper.get_autocommit()
+        assert not Account.objects.filter(name="left open").exists()
+
+
+def wait_until_gone(observer, wrapper) -> set[int]:
+    """Wait for the server to notice that the connections of this alias' user were closed."""
+    while left := observer.connections_of(wrapper.settings_dict["USER"]):
+        pass
+    return left
+
+
+def in_thread_holding(alias: str, action) -> int:
+    """Run ``action`` here while another thread holds a connection of ``alias``; the id of that connection."""
+    held, done, seen = threading.Event(), threading.Event(), []
+
+    def hold():
+        seen.append(backend_pid(connections[alias]))
+        held.set()
+        done.wait(timeout=60)
+        connections.close_all()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        assert held.wait(timeout=60)
+        action()
+    finally:
+        done.set()
+        thread.join()
+    return seen[0]

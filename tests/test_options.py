@@ -1,0 +1,149 @@
+"""What the settings may say, and what is said where they are wrong."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy.pool
+from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
+
+from django_mysqlpool.mysqlpool.options import pool_options
+from django_mysqlpool.mysqlpool.queue import SlotPool
+from tests.test_engine import backend_pid, status_of
+
+CLASSES = ["QueuePool", "NullPool", "SingletonThreadPool", "StaticPool", "AssertionPool"]
+
+
+class CustomPool(sqlalchemy.pool.QueuePool):
+    """A pool class of the user's own."""
+
+
+def read(pool=None, **settings):
+    entry = {"OPTIONS": {} if pool is None else {"pool": pool}, "CONN_MAX_AGE": 0}
+    return pool_options("shop", {**entry, **settings})
+
+
+class TestTheSettingsOf2013:
+    def test_no_setting_at_all_is_a_queue_pool(self):
+        assert read().pool_class is SlotPool
+        assert read().pool_class_name == "QueuePool"
+
+    @pytest.mark.parametrize("name", CLASSES)
+    def test_each_class_works(self, name, make_alias):
+        with override_settings(MYSQLPOOL_BACKEND=name):
+            wrapper = make_alias()
+            for _ in range(3):
+                assert backend_pid(wrapper)
+                wrapper.close()
+            assert status_of(wrapper)["pool_class"] == name
+            assert status_of(wrapper)["out"] == 0
+
+    @pytest.mark.parametrize("name", ["QueuePool", "SingletonThreadPool", "StaticPool", "AssertionPool"])
+    def test_close_pool_empties_each_class(self, name, make_alias):
+        with override_settings(MYSQLPOOL_BACKEND=name):
+            wrapper = make_alias()
+            first = backend_pid(wrapper)
+            wrapper.close()
+            wrapper.close_pool()
+            assert status_of(wrapper)["open"] == 0
+            assert backend_pid(wrapper) != first
+
+    def test_the_documented_example(self):
+        with override_settings(MYSQLPOOL_BACKEND="QueuePool", MYSQLPOOL_ARGUMENTS={"use_threadlocal": False}):
+            assert not read().use_threadlocal
+
+    def test_arguments_reach_the_class_and_the_users_dict_stays(self, make_alias):
+        arguments = {"pool_size": 3, "max_overflow": 4, "use_threadlocal": True, "recycle": 60}
+        with override_settings(MYSQLPOOL_ARGUMENTS=arguments):
+            wrapper = make_alias()
+            wrapper.ensure_connection()
+            assert status_of(wrapper)["cap"] == 7
+        assert arguments == {"pool_size": 3, "max_overflow": 4, "use_threadlocal": True, "recycle": 60}
+
+    def test_assertion_pool_says_where_the_other_checkout_was(self, make_alias):
+        with override_settings(MYSQLPOOL_BACKEND="AssertionPool"):
+            one = make_alias()
+            two = make_alias(like=one.alias)
+            one.ensure_connection()
+            with pytest.raises(AssertionError, match="already checked out at"):
+                two.ensure_connection()
+
+
+class TestOrder:
+    def test_the_alias_goes_before_the_arguments(self):
+        with override_settings(MYSQLPOOL_ARGUMENTS={"pool_size": 3, "timeout": 7}):
+            assert dict(read({"pool_size": 4}).arguments) == {"pool_size": 4, "timeout": 7, "reset_on_return": None}
+
+    def test_an_alias_with_another_class_takes_what_that_class_knows(self):
+        with override_settings(MYSQLPOOL_ARGUMENTS={"pool_size": 3, "recycle": 60}):
+            options = read({"pool_class": "NullPool"})
+        assert options.pool_class is sqlalchemy.pool.NullPool
+        assert options.recycle == 60
+
+    def test_a_dotted_path_or_a_class(self):
+        assert read({"pool_class": f"{__name__}.CustomPool"}).pool_class.__name__ == "CustomPool"
+        assert read({"pool_class": CustomPool, "pool_size": 2}).pool_class is CustomPool
+
+    def test_true_is_the_defaults(self):
+        assert read(True) == read() == read({})
+
+    def test_false_is_no_pool(self):
+        assert read(False) is None
+
+    def test_pre_ping_is_a_ping_at_every_checkout(self):
+        assert read({"pre_ping": True}).ping_after == 0
+
+
+WRONG = [
+    ({"pool_siz": 5}, "has the key 'pool_siz', which QueuePool does not know. Did you mean 'pool_size'?"),
+    ({"pool_size": "5"}, r"['pool_size'] is '5'; it must be a whole number, 0 or more"),
+    ({"pool_size": -1}, r"['pool_size'] is -1; it must be a whole number, 0 or more"),
+    ({"pool_size": True}, r"['pool_size'] is True; it must be a whole number"),
+    ({"max_overflow": -2}, r"['max_overflow'] is -2"),
+    ({"timeout": -1}, r"['timeout'] is -1; it must be a number of seconds"),
+    ({"recycle": 0}, r"['recycle'] is 0"),
+    ({"use_lifo": 1}, r"['use_lifo'] is 1; it must be True or False"),
+    ({"reset": "never"}, r"['reset'] is 'never'; it must be 'dirty' or 'always'"),
+    ({"release": "statement"}, r"['release'] is 'statement'; it must be 'request'"),
+    ({"reset_on_return": "commit"}, r"['reset_on_return'] is 'commit'"),
+    ({"max_waiting": 1.5}, r"['max_waiting'] is 1.5"),
+    ({"creator": len}, "has the key 'creator'"),
+    ({"pool_class": "QueuPool"}, "is 'QueuPool', which sqlalchemy.pool does not have. Did you mean 'QueuePool'?"),
+    ({"pool_class": "AsyncAdaptedQueuePool"}, "a pool for asyncio drivers; mysqlclient is not one. Use 'QueuePool'"),
+    ({"pool_class": "no.such.Pool"}, "is 'no.such.Pool', which can't be imported"),
+    ({"pool_class": "collections.OrderedDict"}, "which is not a pool class of SQLAlchemy"),
+    ({"pool_class": 5}, "is 5, which is not a pool class of SQLAlchemy"),
+    ({"pool_class": "NullPool", "pool_size": 5}, "has the key 'pool_size', which NullPool does not know"),
+    ({"logging_name": 5, "echo": "loud", "events": 7}, "refuses its arguments"),
+    ("yes", "OPTIONS['pool'] is 'yes'; it must be True, False or a dict"),
+]
+
+
+class TestErrors:
+    @pytest.mark.parametrize(("pool", "message"), WRONG, ids=lambda value: str(value)[:40])
+    def test_they_name_alias_key_value_and_what_would_be_right(self, pool, message):
+        with pytest.raises(ImproperlyConfigured) as caught:
+            read(pool)
+        assert message in str(caught.value)
+        assert "(database alias 'shop')" in str(caught.value)
+
+    @pytest.mark.parametrize("max_age", [None, 60])
+    def test_persistent_connections_are_refused_in_djangos_words(self, max_age):
+        with pytest.raises(ImproperlyConfigured, match="^Pooling doesn't support persistent connections."):
+            read(CONN_MAX_AGE=max_age)
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"MYSQLPOOL_BACKEND": "Queue"}, "MYSQLPOOL_BACKEND is 'Queue', which sqlalchemy.pool does not have"),
+            ({"MYSQLPOOL_ARGUMENTS": [1]}, r"MYSQLPOOL_ARGUMENTS is \[1\]; it must be a dict"),
+            ({"MYSQLPOOL_ARGUMENTS": {"recycl": 1}}, "MYSQLPOOL_ARGUMENTS has the key 'recycl'"),
+        ],
+    )
+    def test_so_do_those_of_the_old_settings(self, settings, message):
+        with override_settings(**settings), pytest.raises(ImproperlyConfigured, match=message):
+            read()
+
+    def test_they_come_before_the_first_connection(self, make_alias):
+        with pytest.raises(ImproperlyConfigured, match="pool_siz"):
+            make_alias(pool={"pool_siz": 5})
