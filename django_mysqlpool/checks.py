@@ -2,46 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
-from django.apps import AppConfig
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Tags, Warning, register
-from django.core.exceptions import ImproperlyConfigured
+from django.core.checks import CheckMessage, Tags, Warning, register
 from django.db import connections
+
+from .mysqlpool.options import PoolOptions
 
 _MIDDLEWARE = "django_mysqlpool.middleware.ConnectionReleaseMiddleware"
 _DOCS = "https://django-mysqlpool.readthedocs.io/en/stable/checks.html"
 
 
 @register(Tags.compatibility)
-def check_pool_options(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """E001: an alias' pool options are wrong. W001: ``use_threadlocal`` is set and has no effect any more."""
-    messages: list[CheckMessage] = []
-    for alias in connections:
-        try:
-            options = getattr(connections[alias], "pool_options", None)
-        except ImproperlyConfigured as error:
-            messages.append(Error(str(error), hint=f"See {_DOCS}#e001", id="django_mysqlpool.E001"))
-            continue
-        if options is not None and options.use_threadlocal:
-            messages.append(
-                Warning(
-                    f"use_threadlocal is True for the database alias '{alias}', and has no effect.",
-                    hint=(
-                        "With SQLAlchemy 1.x it gave a thread the same connection at every checkout; that option no "
-                        "longer exists. Django gives each thread one connection for each alias in any case: remove "
-                        f"use_threadlocal. See {_DOCS}#w001"
-                    ),
-                    id="django_mysqlpool.W001",
-                )
-            )
-    return messages
+def check_use_threadlocal(**kwargs: object) -> list[CheckMessage]:
+    """W001: ``use_threadlocal`` is set, and has no effect any more."""
+    return [
+        Warning(
+            f"use_threadlocal is True for the database alias '{alias}', and has no effect.",
+            hint=(
+                "With SQLAlchemy 1.x it gave a thread the same connection at every checkout; that option no longer "
+                "exists. Django gives each thread one connection for each alias in any case: remove use_threadlocal. "
+                f"See {_DOCS}#w001"
+            ),
+            id="django_mysqlpool.W001",
+        )
+        for alias, options in _pooled_aliases()
+        if options.use_threadlocal
+    ]
 
 
 @register(Tags.compatibility)
-def check_middleware(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+def check_middleware(**kwargs: object) -> list[CheckMessage]:
     """W002: the release middleware is missing while an alias is pooled. W003: it is not the first."""
     if not any(_pooled_aliases()):
         return []
@@ -71,10 +63,9 @@ def check_middleware(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> 
     return []
 
 
-def _pooled_aliases() -> Iterator[str]:
+def _pooled_aliases() -> Iterator[tuple[str, PoolOptions]]:
+    """Making a wrapper checks its options: what is wrong with them is an ``ImproperlyConfigured`` from here."""
     for alias in connections:
-        try:
-            if getattr(connections[alias], "pool_options", None) is not None:
-                yield alias
-        except ImproperlyConfigured:
-            pass  # E001 tells
+        options = getattr(connections[alias], "pool_options", None)
+        if options is not None:
+            yield alias, options

@@ -9,11 +9,21 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
+import httpx
+import port_for
 import pytest
+from mirakuru import HTTPExecutor
 
+from devtools.lifeline import tied
 from devtools.server import Server, server_from_environment
 
 DATABASE = "mysqlpool_tests"
@@ -86,10 +96,13 @@ class Observer:
         rows = self.query("SELECT id FROM information_schema.processlist WHERE user = %s", user)
         return {row[0] for row in rows}
 
-    def create_user(self) -> tuple[str, str]:
-        """A user of its own for a test, so that the test's connections can be told apart on the server."""
+    def create_user(self, at_most: int = 0) -> tuple[str, str]:
+        """A user of its own for a test, so that the test's connections can be told apart on the server.
+
+        The server refuses a connection beyond ``at_most`` (0: no limit), which proves a cap better than counting does.
+        """
         name, password = f"pool_{os.getpid()}_{next(_numbers)}", "s3cret-of-a-test"
-        self.query(f"CREATE USER '{name}'@'%%' IDENTIFIED BY '{password}'")
+        self.query(f"CREATE USER '{name}'@'%%' IDENTIFIED BY '{password}' WITH MAX_USER_CONNECTIONS {at_most}")
         self.query(f"GRANT ALL ON *.* TO '{name}'@'%%'")
         return name, password
 
@@ -111,8 +124,8 @@ MakeAlias = Callable[..., Any]
 def make_alias(server: Server, observer: Observer) -> Iterator[MakeAlias]:
     """Makes database aliases: ``make_alias(pool={...}, options={...}, ENGINE=...)``.
 
-    Each has a user of its own on the server, unless ``like=`` names an alias to share the user with. Returns the wrapper
-    of the calling thread. The aliases are gone when the test ends.
+    Each has a user of its own on the server, who may have ``at_most`` connections, unless ``like=`` names an alias to
+    share the user with. Returns the wrapper of the calling thread. The aliases are gone when the test ends.
     """
     from django.db import connections
 
@@ -121,12 +134,19 @@ def make_alias(server: Server, observer: Observer) -> Iterator[MakeAlias]:
     made: list[str] = []
     users: list[str] = []
 
-    def make(alias: str | None = None, pool: Any = None, options: Any = None, like: str | None = None, **entry: Any) -> Any:
+    def make(
+        alias: str | None = None,
+        pool: Any = None,
+        options: Any = None,
+        like: str | None = None,
+        at_most: int = 0,
+        **entry: Any,
+    ) -> Any:
         alias = alias or f"alias_{next(_numbers)}"
         if like:
             user, password = (connections.settings[like][key] for key in ("USER", "PASSWORD"))
         else:
-            user, password = observer.create_user()
+            user, password = observer.create_user(at_most)
             users.append(user)
         given = dict(options or {})
         if pool is not None:
@@ -148,6 +168,61 @@ def make_alias(server: Server, observer: Observer) -> Iterator[MakeAlias]:
         del connections.settings[alias]
     for user in users:
         observer.query(f"DROP USER '{user}'@'%%'")
+
+
+class Site:
+    """The tests' site under a real web server, with a client for it."""
+
+    def __init__(self, url: str, user: str, log: Path) -> None:
+        self.user = user
+        self.log = log
+        self.client = httpx.Client(base_url=url, timeout=60)
+
+    def get(self, path: str) -> httpx.Response:
+        return self.client.get(path)
+
+    def out(self) -> int:
+        """How many connections the (one) worker has out, as it says itself."""
+        return sum(status["out"] for status in self.get("/status/").json().values())
+
+    def storm(self, paths: Sequence[str], clients: int = 20) -> Counter[int]:
+        """Request all the paths, some at a time; how often each status code came back."""
+        with ThreadPoolExecutor(clients) as executor:
+            return Counter(executor.map(lambda path: self.get(path).status_code, paths))
+
+
+WEB_SERVERS = {
+    "gunicorn": ["gunicorn", "--worker-class=gthread", "--threads=16", "--bind=127.0.0.1:{port}", "tests.wsgi"],
+    "uvicorn": ["uvicorn", "--port={port}", "--log-level=warning", "tests.asgi:application"],
+}
+
+
+@pytest.fixture
+def serve(server: Server, observer: Observer, tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    """Serves the tests' site: ``serve("gunicorn", pool={...}, at_most=3)``; one worker process."""
+    with ExitStack() as stack:
+
+        def start(kind: str, pool: Any = True, at_most: int = 0, **environment: str) -> Site:
+            user, password = observer.create_user(at_most)
+            entry = {**server.settings(DATABASE, pool=pool), "USER": user, "PASSWORD": password}
+            port = port_for.select_random()
+            url = f"http://127.0.0.1:{port}"
+            log = tmp_path / f"{kind}.log"
+            executor = HTTPExecutor(
+                tied([sys.executable, "-m", *(part.format(port=port) for part in WEB_SERVERS[kind])]),
+                url=f"{url}/status/",
+                timeout=60,
+                envvars={"MYSQLPOOL_TEST_DATABASE": json.dumps(entry), **environment},
+                stdout=stack.enter_context(log.open("w")),
+                stderr=subprocess.STDOUT,
+                expected_returncode=-15 if kind == "uvicorn" else 0,
+            )
+            stack.enter_context(executor)
+            site = Site(url, user, log)
+            stack.callback(site.client.close)
+            return site
+
+        yield start
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 """What a child process does with the connections that it inherited: it lets go of them without a byte on the wire.
 
-The socket of an inherited connection is shared with the parent. mysqlclient says QUIT on it when the connection object is
-closed or deallocated, which would end the parent's session; so the child first points the descriptor elsewhere.
+The socket of an inherited connection is shared with the parent. mysqlclient says QUIT on it when the connection object
+is closed or deallocated, which would end the parent's session; so the child first points the descriptor elsewhere.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def abandon(pools: Iterable[Pool]) -> None:
         checkout = getattr(wrapper, "_checkout", None)
         if checkout is not None:
             _kept.append(checkout)
-            wrapper.forget_connection()
+            wrapper.forget_connection()  # type: ignore[attr-defined]
 
 
 def _redirect(session: Session) -> None:

@@ -1,7 +1,7 @@
 """The options of a pool: where they stand in the settings, what they may be, and what to say where they are wrong.
 
-``OPTIONS["pool"]`` of an alias goes before ``MYSQLPOOL_ARGUMENTS``, which goes before the defaults. Nothing here opens a
-connection; everything that can be refused is refused here, when the process starts.
+``OPTIONS["pool"]`` of an alias goes before ``MYSQLPOOL_ARGUMENTS``, which goes before the defaults. Nothing here opens
+a connection; everything that can be refused is refused here, when the process starts.
 """
 
 from __future__ import annotations
@@ -72,9 +72,7 @@ _BOOLEAN = _Rule(lambda v: isinstance(v, bool), "True or False")
 
 _RULES: dict[str, _Rule] = {
     "pool_size": _COUNT,
-    "max_overflow": _Rule(
-        lambda v: _is_whole(v) and v >= -1, "a whole number, 0 or more, or -1 for no limit"
-    ),
+    "max_overflow": _Rule(lambda v: _is_whole(v) and v >= -1, "a whole number, 0 or more, or -1 for no limit"),
     "timeout": _SECONDS,
     "use_lifo": _BOOLEAN,
     "max_waiting": _Rule(lambda v: v is None or _COUNT.accepts(v), "None or a whole number, 0 or more"),
@@ -165,7 +163,7 @@ class _Reader:
             values["reset_on_return"] = None
         try:
             # Making a pool opens nothing; it is how the class itself checks what it is given.
-            pool_class(lambda: None, **values)  # type: ignore[arg-type, return-value]
+            pool_class(lambda: None, **values)  # type: ignore[arg-type]
         except Exception as error:
             raise self._error(f"{pool_class.__name__} refuses its arguments: {error}") from error
         return PoolOptions(pool_class=pool_class, arguments=values, **own)
@@ -180,9 +178,7 @@ class _Reader:
         if not (isinstance(found, type) and issubclass(found, sqlalchemy.pool.Pool)):
             raise self._error(f"{where} is {value!r}, which is not a pool class of SQLAlchemy.")
         if getattr(found, "_is_asyncio", False) is True:
-            raise self._error(
-                f"{where} is {value!r}, a pool for asyncio drivers; mysqlclient is not one. Use 'QueuePool'."
-            )
+            raise self._error(f"{where} is {value!r}, a pool for asyncio drivers; mysqlclient is not one. Use 'QueuePool'.")
         return SlotPool if found is sqlalchemy.pool.QueuePool else found
 
     def _find_class(self, where: str, value: Any) -> Any:
@@ -225,23 +221,18 @@ def _class_names() -> tuple[str, ...]:
         sorted(
             name
             for name, value in vars(sqlalchemy.pool).items()
-            if isinstance(value, type)
-            and issubclass(value, sqlalchemy.pool.Pool)
-            and value is not sqlalchemy.pool.Pool
+            if isinstance(value, type) and issubclass(value, sqlalchemy.pool.Pool) and value is not sqlalchemy.pool.Pool
         )
     )
 
 
-@cache
 def _known_keys(pool_class: type[sqlalchemy.pool.Pool]) -> frozenset[str]:
     """What may be set for a class: the package's own keys and the arguments of its constructors."""
     keys = set(_OWN)
     for cls in pool_class.__mro__:
         if "__init__" in vars(cls) and issubclass(cls, sqlalchemy.pool.Pool):
             parameters = inspect.signature(cls.__init__).parameters.values()
-            keys |= {
-                p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-            }
+            keys |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     return frozenset(key for key in keys - _GIVEN if not key.startswith("_"))
 
 

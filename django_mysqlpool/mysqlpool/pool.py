@@ -64,7 +64,7 @@ class Pool:
         self._last_connect_error: Exception | None = None
         self._asking = threading.local()
         self._pid = os.getpid()
-        self._pool = options.pool_class(self._open, **options.arguments)
+        self._pool = options.pool_class(self._open, **options.arguments)  # type: ignore[arg-type]
         #: Held while slots change hands, where the pool class is ours.
         self.lock = self._pool.lock if isinstance(self._pool, SlotPool) else threading.RLock()
         event.listen(self._pool, "checkout", self._before_lending)
@@ -265,9 +265,7 @@ class Pool:
     def _holders(self, at_most: int = 10) -> list[str]:
         """Threads and how long they have had their connection, the longest first."""
         now = time.monotonic()
-        holders = sorted(
-            (s.holder for s in tuple(self.sessions) if s.holder is not None), key=lambda h: h.since
-        )
+        holders = sorted((s.holder for s in tuple(self.sessions) if s.holder is not None), key=lambda h: h.since)
         told = [f"{h.thread.name} for {now - h.since:.1f} s" for h in holders[:at_most]]
         if len(holders) > at_most:
             told.append(f"{len(holders) - at_most} more")

@@ -1,8 +1,8 @@
 """A QueuePool whose cap is a set of slots, and whose waiters are served in the order in which they came.
 
-SQLAlchemy's own QueuePool counts connections up and down; a connection that fails to open frees its count without waking
-anyone, overflow connections are closed at every checkin, and a thread that has just arrived may overtake one that waits.
-Here a *slot* is SQLAlchemy's connection record: with a connection it is idle, without one it is empty, and there are
+SQLAlchemy's own QueuePool counts connections up and down; a connection that fails to open frees its count without
+waking anyone, overflow connections are closed at every checkin, and a thread that has just arrived may overtake one that
+waits. Here a *slot* is SQLAlchemy's connection record: with a connection it is idle, without one it is empty, and there are
 never more of them than the cap. A slot that comes back goes to the thread that has waited longest.
 """
 
@@ -38,8 +38,8 @@ class _Waiter:
 class SlotPool(Pool):
     """What ``QueuePool`` names in the settings.
 
-    At most ``pool_size + max_overflow`` connections are open; what has been idle for ``idle_timeout`` seconds is closed,
-    down to ``min_idle``. ``max_overflow`` -1, or ``pool_size`` 0, is no limit.
+    At most ``pool_size + max_overflow`` connections are open; what has been idle for ``idle_timeout`` seconds is
+    closed, down to ``min_idle``. ``max_overflow`` -1, or ``pool_size`` 0, is no limit.
     """
 
     # Slots change hands in plain deque operations, each atomic, and every step copes with having been overtaken: the

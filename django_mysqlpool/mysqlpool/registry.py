@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
 
 from django.db import connections
@@ -84,7 +85,7 @@ def _serving(using: str | None) -> Iterator[Pool]:
     return (pool for pool in tuple(_pools) if using is None or using in pool.aliases)
 
 
-def give_back(using: str | None = None, *, keep: Set[str] = frozenset()) -> None:
+def give_back(using: str | None = None, *, keep: AbstractSet[str] = frozenset()) -> None:
     """Give the calling thread's pooled connections back, rolled back, except those of the aliases in ``keep``."""
     for wrapper in _initialized():
         if wrapper.pool_options is not None and wrapper.alias not in keep and using in (None, wrapper.alias):
@@ -110,7 +111,7 @@ def pool_status() -> dict[str, dict[str, Any]]:
 
 
 def _before_fork() -> None:
-    """Have no pool forked in the middle of a decision: a lock that another thread held would stay locked in the child."""
+    """Have no pool forked in the middle of a decision: a lock that another thread holds stays locked in the child."""
     _lock.acquire()
     for pool in _pools:
         pool.lock.acquire()

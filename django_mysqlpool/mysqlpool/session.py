@@ -15,7 +15,7 @@ from typing import Any
 
 from .statements import Verdict, judge
 
-#: The shortest and the longest life of a connection, as parts of ``recycle``: made together, they must not die together.
+#: The shortest and the longest life of a connection, as parts of ``recycle``: made together, they don't die together.
 JITTER = (0.8, 1.0)
 
 
@@ -120,16 +120,12 @@ class Session:
         """Make the session as new, less what ``init_connection_state`` does: that follows at its next checkout."""
         connection = self.connection
         self.is_set_up = False
-        connection.change_user(
-            params.get("user") or "", params.get("password") or "", params.get("database")
-        )
+        connection.change_user(params.get("user") or "", params.get("password") or "", params.get("database"))
         # In the driver's order; ``change_user`` forgets all three, and MySQL the collation.
         if params.get("init_command"):
             with connection.cursor() as cursor:
                 cursor.execute(params["init_command"])
-        connection.set_character_set(
-            params.get("charset") or connection.character_set_name(), params.get("collation", "")
-        )
+        connection.set_character_set(params.get("charset") or connection.character_set_name(), params.get("collation", ""))
         if params.get("sql_mode"):
             connection.set_sql_mode(params["sql_mode"])
         self.verdict = Verdict.CLEAN

@@ -112,9 +112,7 @@ _TRANSACTION = re.compile(
     rf"\s*(?:(?:commit|rollback)(?:\s+work)?|(?:savepoint|release\s+savepoint|rollback\s+to(?:\s+savepoint)?)\s+{_NAME})\s*$",
     re.IGNORECASE,
 )
-_QUERIES = frozenset(
-    {"select", "values", "table", "update", "delete", "show", "describe", "desc", "explain"}
-)
+_QUERIES = frozenset({"select", "values", "table", "update", "delete", "show", "describe", "desc", "explain"})
 _INSERTS = frozenset({"insert", "replace"})
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.db import DEFAULT_DB_ALIAS, OperationalError
+from django.db import DEFAULT_DB_ALIAS
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
@@ -24,7 +24,9 @@ else:
 
 
 class PooledDatabaseMixin(_Base):
-    """Pools the connections of the ``DatabaseWrapper`` that it stands before::
+    """Pools the connections of the ``DatabaseWrapper`` that it stands before.
+
+    In a module that ``ENGINE`` names::
 
         class DatabaseWrapper(PooledDatabaseMixin, base.DatabaseWrapper):
             pass
@@ -64,7 +66,8 @@ class PooledDatabaseMixin(_Base):
     def _driver_cursor_class(self) -> type:
         from MySQLdb.connections import Connection
 
-        return Connection.default_cursor
+        cursor_class: type = Connection.default_cursor
+        return cursor_class
 
     @async_unsafe
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
@@ -101,12 +104,12 @@ class PooledDatabaseMixin(_Base):
     def _close(self) -> None:
         checkout, self._checkout = self._checkout, None
         if checkout is None:
-            return super()._close()
+            super()._close()  # type: ignore[misc]
+            return
         if self.errors_occurred:
             checkout.session.is_suspect = True
         # Inside atomic() Django keeps its reference to the closed connection; nobody else may be lent that one.
         checkout.pool.checkin(checkout, self.get_connection_params, discard=self.in_atomic_block)
-        return None
 
     def forget_connection(self) -> None:
         """In a forked child: drop what belongs to the parent, as if this wrapper had never connected."""

@@ -1,0 +1,8 @@
+"""The tests' site for an ASGI server; its database is in the environment."""
+
+import os
+
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+application = get_asgi_application()

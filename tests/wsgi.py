@@ -1,0 +1,8 @@
+"""The tests' site for a WSGI server; its database is in the environment."""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+application = get_wsgi_application()
