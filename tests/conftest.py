@@ -192,7 +192,14 @@ class Site:
 
 
 WEB_SERVERS = {
-    "gunicorn": ["gunicorn", "--worker-class=gthread", "--threads=16", "--bind=127.0.0.1:{port}", "tests.wsgi"],
+    "gunicorn": [
+        "gunicorn",
+        "--no-control-socket",
+        "--worker-class=gthread",
+        "--threads=16",
+        "--bind=127.0.0.1:{port}",
+        "tests.wsgi",
+    ],
     "uvicorn": ["uvicorn", "--port={port}", "--log-level=warning", "tests.asgi:application"],
 }
 

@@ -30,15 +30,14 @@ def abandon(pools: Iterable[Pool]) -> None:
         checkout = getattr(wrapper, "_checkout", None)
         if checkout is not None:
             _kept.append(checkout)
-            wrapper.forget_connection()  # type: ignore[attr-defined]
+            wrapper.forget_connection()
 
 
 def _redirect(session: Session) -> None:
     """Let the descriptor lead nowhere; the parent's socket is closed in this process without a word."""
-    try:
-        descriptor = session.connection.fileno()
-    except Exception:  # it is closed already
+    if not session.has_its_socket():
         return
+    descriptor = session.connection.fileno()
     nowhere = os.open(os.devnull, os.O_RDWR)
     try:
         os.dup2(nowhere, descriptor, inheritable=False)

@@ -89,7 +89,7 @@ def give_back(using: str | None = None, *, keep: AbstractSet[str] = frozenset())
     """Give the calling thread's pooled connections back, rolled back, except those of the aliases in ``keep``."""
     for wrapper in _initialized():
         if wrapper.pool_options is not None and wrapper.alias not in keep and using in (None, wrapper.alias):
-            wrapper.close()
+            wrapper.give_back()
 
 
 def in_atomic_block() -> frozenset[str]:

@@ -5,6 +5,7 @@ It knows whether it is set up as Django wants it, what its borrower has left in 
 
 from __future__ import annotations
 
+import os
 import random
 import select
 import threading
@@ -38,6 +39,7 @@ class Session:
 
     __slots__ = (
         "_poll",
+        "_socket",
         "born",
         "connection",
         "generation",
@@ -63,6 +65,7 @@ class Session:
         #: When it was last given back, clean; ``None`` until then.
         self.last_used: float | None = None
         self.jitter = random.uniform(*JITTER)
+        self._socket = _identity(connection.fileno())
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         connection.mysqlpool_session = self
@@ -75,6 +78,17 @@ class Session:
         """What has been done to the session up to now is its set-up, and no dirt."""
         self.is_set_up = True
         self.verdict = Verdict.CLEAN
+
+    def has_its_socket(self) -> bool:
+        """Whether the descriptor is still the session's own socket.
+
+        After a statement that lost its server the driver has closed the socket, still tells its number, and that number
+        may be another file's by now.
+        """
+        try:
+            return _identity(self.connection.fileno()) == self._socket
+        except Exception:
+            return False
 
     def is_overdue(self, lifetime: float | None) -> bool:
         """Whether it has lived for ``lifetime`` seconds, less its jitter."""
@@ -108,7 +122,8 @@ class Session:
         if self.verdict is Verdict.UNSALVAGEABLE or connection.next_result() != -1:
             return False
         if self.verdict is Verdict.DIRTY or always_reset:
-            if params is None:
+            # MariaDB Connector/C's mysql_change_user() writes to freed memory where the connection has been cut.
+            if params is None or not self.has_its_socket():
                 return False
             self._reset(params)
         elif not connection.get_autocommit():
@@ -120,7 +135,8 @@ class Session:
         """Make the session as new, less what ``init_connection_state`` does: that follows at its next checkout."""
         connection = self.connection
         self.is_set_up = False
-        connection.change_user(params.get("user") or "", params.get("password") or "", params.get("database"))
+        database = (params["database"],) if params.get("database") else ()
+        connection.change_user(params.get("user") or "", params.get("password") or "", *database)
         # In the driver's order; ``change_user`` forgets all three, and MySQL the collation.
         if params.get("init_command"):
             with connection.cursor() as cursor:
@@ -129,6 +145,11 @@ class Session:
         if params.get("sql_mode"):
             connection.set_sql_mode(params["sql_mode"])
         self.verdict = Verdict.CLEAN
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
 
 
 def can_reset(params: Mapping[str, Any]) -> bool:

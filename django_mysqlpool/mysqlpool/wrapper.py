@@ -111,10 +111,15 @@ class PooledDatabaseMixin(_Base):
         # Inside atomic() Django keeps its reference to the closed connection; nobody else may be lent that one.
         checkout.pool.checkin(checkout, self.get_connection_params, discard=self.in_atomic_block)
 
+    def give_back(self) -> None:
+        """End this thread's use of the connection, whatever state it left it in; what it left open is rolled back."""
+        self.close()
+        if self.in_atomic_block:
+            # Nobody will leave that block: its connection is closed, and Django would refuse to open another.
+            self.forget_connection()
+
     def forget_connection(self) -> None:
-        """In a forked child: drop what belongs to the parent, as if this wrapper had never connected."""
-        if self._checkout is None:
-            return
+        """Be as if this wrapper had never connected; the connection itself is somebody else's to see to."""
         self._checkout = None
         self.connection = None
         self.in_atomic_block = False
@@ -133,10 +138,15 @@ class PooledDatabaseMixin(_Base):
             return super().mysql_server_data
         if pool.server_facts is None:
             with self.temporary_connection() as cursor:
+                assert self._checkout is not None
+                session = self._checkout.session
+                verdict = session.verdict
                 facts = super().mysql_server_data
                 cursor.execute("SELECT @@wait_timeout")
                 (pool.wait_timeout,) = cursor.fetchone()
                 pool.server_facts = facts
+                # To read @@variables is judged dirty; here it is known what was read.
+                session.verdict = verdict
         self._known_facts = pool.server_facts
         return self._known_facts
 
