@@ -1,0 +1,54 @@
+# Two commands do everything, set-up included: make demo, make test.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv/bin/
+
+# What tests and demo take the server from: devtools/server.py.
+ifdef SERVER
+export MYSQLPOOL_SERVER_PROGRAM := $(SERVER)
+endif
+ifdef SERVER_URL
+export MYSQLPOOL_SERVER_URL := $(SERVER_URL)
+endif
+
+.PHONY: help setup demo test lint docs clean
+
+help:
+	@echo 'make demo   the example site on both engines under load, then left running until Ctrl-C'
+	@echo 'make test   the tests, against a private server that they start and stop'
+	@echo 'make lint   ruff and mypy'
+	@echo 'make docs   the documentation, in docs/_build/html'
+	@echo 'make clean  remove all that these made, .venv included'
+	@echo
+	@echo 'Each sets up what it needs first. Variables:'
+	@echo '  ONCE=1                     make demo: end after the table'
+	@echo '  ARGS="-x -k pool"          make test: arguments for pytest'
+	@echo '  SERVER=/path/to/mysqld     the program of the private server (a mariadbd or mysqld;'
+	@echo '                             otherwise the mariadbd of this machine)'
+	@echo '  SERVER_URL=mysql://user:password@host:port'
+	@echo '                             a server that exists, in place of a private one'
+	@echo '  PYTHON=python3.13          the interpreter of .venv (made anew where it is another one)'
+
+setup:
+	@PYTHON='$(PYTHON)' bash devtools/bootstrap.sh $(FOR)
+
+demo: FOR := demo
+demo: setup
+	@exec $(VENV)python -m devtools.demo $(if $(ONCE),--once)
+
+test: setup
+	@exec $(VENV)python -m pytest $(ARGS)
+
+lint: setup
+	$(VENV)ruff check .
+	$(VENV)ruff format --check .
+	$(VENV)mypy django_mysqlpool
+
+docs: setup
+	$(VENV)sphinx-build -W docs docs/_build/html
+
+clean:
+	rm -rf .venv .demo docs/_build build dist .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
