@@ -13,11 +13,14 @@ ifdef SERVER_URL
 export MYSQLPOOL_SERVER_URL := $(SERVER_URL)
 endif
 
-.PHONY: help setup demo test lint docs clean
+.PHONY: help setup demo test benchmark lint docs clean
 
 help:
 	@echo 'make demo   the example site on both engines under load, then left running until Ctrl-C'
 	@echo 'make test   the tests, against a private server that they start and stop'
+	@echo 'make benchmark'
+	@echo '            the cost of a request with one query, beside the other engines'
+	@echo '            (with TLS too where SERVER= is a MySQL)'
 	@echo 'make lint   ruff and mypy'
 	@echo 'make docs   the documentation, in docs/_build/html'
 	@echo 'make clean  remove all that these made, .venv included'
@@ -40,6 +43,9 @@ demo: setup
 
 test: setup
 	@exec $(VENV)python -m pytest $(ARGS)
+
+benchmark: setup
+	@exec $(VENV)python -m benchmarks.cycle $(ARGS)
 
 lint: setup
 	$(VENV)ruff check .

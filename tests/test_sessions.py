@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -377,7 +378,7 @@ class TestLife:
         backend_pid(wrapper)
         assert wrapper.pool.lifetime == 90
         assert make_alias(pool={"recycle": 60}).pool.lifetime == 60
-        assert make_alias(pool={"recycle": -1}).pool.lifetime is None
+        assert make_alias(pool={"recycle": -1}).pool.lifetime == math.inf
 
     def test_it_is_at_most_half_an_hour(self, make_alias):
         wrapper = make_alias(options={"init_command": "SET SESSION wait_timeout = 28800"})

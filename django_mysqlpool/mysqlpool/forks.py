@@ -23,6 +23,7 @@ _kept: list[Any] = []
 def abandon(pools: Iterable[Pool]) -> None:
     """In a child, right after the fork: cut off the connections of its parent and clear the wrappers that hold any."""
     for pool in pools:
+        pool.is_abandoned = True
         for session in tuple(pool.sessions):
             _redirect(session)
         _kept.append(pool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -60,15 +61,23 @@ class Pool:
         #: What Django reads from the server about the server (``mysql_server_data``), and for which version it holds.
         self.server_facts: dict[str, Any] | None = None
         self.server_version: str | None = None
-        self.wait_timeout: int | None = None
+        #: Seconds that a connection may live, less its jitter.
+        self.lifetime = self._lifetime(None)
         self._last_connect_error: Exception | None = None
+        #: In a forked child: this pool is its parent's.
+        self.is_abandoned = False
         self._asking = threading.local()
         self._pid = os.getpid()
         self._pool = options.pool_class(self._open, **options.arguments)  # type: ignore[arg-type]
+        slots = self._pool if isinstance(self._pool, SlotPool) else None
         #: Held while slots change hands, where the pool class is ours.
-        self.lock = self._pool.lock if isinstance(self._pool, SlotPool) else threading.RLock()
-        event.listen(self._pool, "checkout", self._before_lending)
-        event.listen(self._pool, "reset", self._on_reset)
+        self.lock = slots.lock if slots else threading.RLock()
+        self._trim = slots.trim if slots else None
+        if slots:
+            slots.is_fit = self._is_fit
+        else:
+            event.listen(self._pool, "checkout", self._before_lending)
+        event.listen(self._pool, "checkin", self._on_checkin)
         event.listen(self._pool, "close", self._on_close)
 
     def __repr__(self) -> str:
@@ -92,7 +101,7 @@ class Pool:
             ) from error
         finally:
             del self._asking.now
-        session: Session = fairy.info["session"]
+        session: Session = fairy.dbapi_connection.mysqlpool_session
         session.holder = Holder(wrapper.alias)
         return Checkout(self, fairy, session)
 
@@ -106,43 +115,49 @@ class Pool:
             self._last_connect_error = error
             raise
         self._last_connect_error = None
-        session = Session(connection, generation)
         self._note_server_version(connection.get_server_info())
-        record.info["session"] = session
-        self.sessions.add(session)
+        self.sessions.add(Session(connection, generation))
         return connection
 
     def _note_server_version(self, version: str) -> None:
         if version != self.server_version:
             self.server_facts = None
-            self.wait_timeout = None
+            self.lifetime = self._lifetime(None)
             self.server_version = version
 
     def _before_lending(self, connection: Any, record: Any, fairy: Any) -> None:
-        """SQLAlchemy replaces the connection, in its slot, where this raises."""
-        session: Session = record.info["session"]
-        if session.last_used is None:
-            return
+        """SQLAlchemy replaces the connection where this raises."""
+        if connection.mysqlpool_session.last_used is not None and not self._is_fit(connection):
+            raise sqlalchemy.exc.DisconnectionError("the session has ended, or reached the end of its life")
+
+    def _is_fit(self, connection: Any) -> bool:
+        """Whether a connection that was given back may be lent again."""
+        session: Session = connection.mysqlpool_session
         if session.generation != self.generation or session.is_overdue(self.lifetime):
-            raise sqlalchemy.exc.DisconnectionError("it has reached the end of its life")
-        if not session.is_alive(self.options.ping_after):
-            self._suspect_others(session)
-            raise sqlalchemy.exc.DisconnectionError("the server has ended the session")
+            return False
+        if session.is_alive(self.options.ping_after):
+            return True
+        self._suspect_others(session)
+        return False
 
     def _suspect_others(self, dead: Session) -> None:
         """The first death makes its contemporaries suspect: each answers a ping before it is lent again."""
         for session in tuple(self.sessions):
             session.is_suspect = session is not dead
 
-    @property
-    def lifetime(self) -> float | None:
-        """Seconds that a connection may live; ``None``: no limit."""
+    def note_server_facts(self, facts: dict[str, Any], wait_timeout: int) -> None:
+        """Remember for every wrapper what one has read; ``wait_timeout`` is a session's, in seconds."""
+        self.lifetime = self._lifetime(wait_timeout)
+        self.server_facts = facts
+
+    def _lifetime(self, wait_timeout: int | None) -> float:
+        """Seconds that a connection may live."""
         recycle = self.options.recycle
         if recycle is not None:
-            return None if recycle == -1 else recycle
-        if self.wait_timeout is None:
+            return math.inf if recycle == -1 else recycle
+        if wait_timeout is None:
             return LONGEST_LIFE
-        return min(LONGEST_LIFE, PART_OF_WAIT_TIMEOUT * self.wait_timeout)
+        return min(LONGEST_LIFE, PART_OF_WAIT_TIMEOUT * wait_timeout)
 
     # Checkin
 
@@ -162,8 +177,8 @@ class Pool:
         session.holder = None
         if keep:
             checkout.fairy.close()
-            if isinstance(self._pool, SlotPool):
-                self._pool.trim()
+            if self._trim is not None:
+                self._trim()
         else:
             checkout.fairy.invalidate()
 
@@ -174,11 +189,11 @@ class Pool:
         values = params()
         return session.clean(values if can_reset(values) else None, always_reset=always)
 
-    def _on_reset(self, connection: Any, record: Any, state: Any) -> None:
+    def _on_checkin(self, connection: Any, record: Any) -> None:
         """Close what comes back without a checkin: its wrapper was dropped, and the garbage collector found it."""
-        session: Session | None = record.info.get("session")
-        if session is not None and session.holder is not None and os.getpid() == self._pid:
-            holder, session.holder = session.holder, None
+        holder = connection.mysqlpool_session.holder if connection is not None else None
+        if holder is not None and os.getpid() == self._pid:
+            connection.mysqlpool_session.holder = None
             logger.warning(
                 "A connection of alias '%s' was never given back by thread '%s'; it is closed.",
                 holder.alias,
@@ -187,11 +202,10 @@ class Pool:
             record.invalidate()
 
     def _on_close(self, connection: Any, record: Any) -> None:
-        session = record.info.get("session")
-        if session is not None:
-            self.sessions.discard(session)
-            # They refer to each other; a closed connection must not wait for the garbage collector.
-            session.connection = None
+        session: Session = connection.mysqlpool_session
+        self.sessions.discard(session)
+        # They refer to each other; a closed connection must not wait for the garbage collector.
+        session.connection = None
 
     def close(self) -> None:
         """Close what is idle now, and what is out at its checkin; the pool opens new connections as they are needed."""

@@ -11,9 +11,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy.pool.base import Pool, _ConnectionRecord
+
+
+#: Seconds between two looks for connections that have been idle for too long.
+_TRIM_INTERVAL = 1.0
 
 
 class TooManyWaiting(Exception):
@@ -71,6 +76,9 @@ class SlotPool(Pool):
         self._idle: deque[tuple[_ConnectionRecord, float]] = deque()
         self._empty = deque(self._new_slot() for _ in range(self.cap or 0))
         self._waiters: deque[_Waiter] = deque()
+        self._next_trim = 0.0
+        #: Asked, outside the lock, whether an idle connection may be lent; where not, its slot gets a new one.
+        self.is_fit: Callable[[Any], bool] = lambda connection: True
 
     def _new_slot(self) -> _ConnectionRecord:
         return _ConnectionRecord(self, connect=False)
@@ -111,6 +119,20 @@ class SlotPool(Pool):
     # SQLAlchemy calls these two; whatever it then does with the connection happens outside the lock.
 
     def _do_get(self) -> _ConnectionRecord:
+        slot = self._get_slot()
+        if slot.dbapi_connection is not None and not self._may_lend(slot):
+            # Without a connection: SQLAlchemy opens one, in this slot.
+            slot.close()
+        return slot
+
+    def _may_lend(self, slot: _ConnectionRecord) -> bool:
+        try:
+            return self.is_fit(slot.dbapi_connection)
+        except BaseException:
+            self._do_return_conn(slot)
+            raise
+
+    def _get_slot(self) -> _ConnectionRecord:
         with self.lock:
             if not self._waiters:
                 slot = self._take()
@@ -158,7 +180,11 @@ class SlotPool(Pool):
 
     def trim(self) -> None:
         """Close what has been idle for ``idle_timeout``, the longest idle first, down to ``min_idle``."""
-        horizon = time.monotonic() - self.idle_timeout
+        now = time.monotonic()
+        if now < self._next_trim:
+            return
+        self._next_trim = now + _TRIM_INTERVAL
+        horizon = now - self.idle_timeout
         overdue = []
         with self.lock:
             while len(self._idle) > self.min_idle and self._idle[0][1] <= horizon:

@@ -28,12 +28,11 @@ def pool_for(wrapper: PooledDatabaseMixin, params: Mapping[str, Any], options: P
 
     The password is not part of what tells pools apart: it may rotate, and a user of the server has one.
     """
-    settings_dict = wrapper.settings_dict
     identity = {
         **{key: value for key, value in params.items() if key not in _SECRETS},
         "wrapper": type(wrapper),
-        "isolation_level": settings_dict["OPTIONS"].get("isolation_level"),
-        "autocommit": settings_dict["AUTOCOMMIT"],
+        "isolation_level": wrapper.isolation_level,
+        "autocommit": wrapper.settings_dict["AUTOCOMMIT"],
         "pool": options,
     }
     pool = _find(identity)

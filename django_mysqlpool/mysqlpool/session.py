@@ -90,9 +90,9 @@ class Session:
         except Exception:
             return False
 
-    def is_overdue(self, lifetime: float | None) -> bool:
+    def is_overdue(self, lifetime: float) -> bool:
         """Whether it has lived for ``lifetime`` seconds, less its jitter."""
-        return lifetime is not None and time.monotonic() - self.born > lifetime * self.jitter
+        return time.monotonic() - self.born > lifetime * self.jitter
 
     def is_alive(self, ping_after: float) -> bool:
         """Whether the server still listens; without a round trip where it was used ``ping_after`` seconds ago or later.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import DEFAULT_DB_ALIAS
 from django.db.backends.base.base import NO_DB_ALIAS
-from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
+from MySQLdb.cursors import Cursor
 
 from .options import pool_options
 from .pool import Checkout, Pool
@@ -39,19 +39,27 @@ class PooledDatabaseMixin(_Base):
         #: ``None``: not pooled, as is Django's connection without a database, which creates and drops test databases.
         self.pool_options = None if alias == NO_DB_ALIAS else pool_options(alias, self.settings_dict)
         self._checkout: Checkout | None = None
+        self._bound: tuple[tuple[Any, ...], Pool] | None = None
         self._known_facts: dict[str, Any] | None = None
 
     @property
     def pool(self) -> Pool | None:
         """The pool that serves this alias as its settings are now; ``None`` where it is not pooled."""
-        if self.pool_options is None:
-            return None
-        return pool_for(self, self.get_connection_params(), self.pool_options)
+        return None if self.pool_options is None else self._pool_for(self.get_connection_params())
+
+    def _pool_for(self, conn_params: dict[str, Any]) -> Pool:
+        """The pool for these parameters; looked up again only where they, or the process, are others than last time."""
+        what = (conn_params, self.isolation_level, self.settings_dict["AUTOCOMMIT"])
+        if self._bound is None or self._bound[0] != what or self._bound[1].is_abandoned:
+            assert self.pool_options is not None
+            self._bound = (what, pool_for(self, conn_params, self.pool_options))
+        return self._bound[1]
 
     def close_pool(self) -> None:
         """Close this alias' pool: what is idle now, what is out when it is given back."""
-        if self.pool is not None:
-            self.pool.close()
+        pool = self.pool
+        if pool is not None:
+            pool.close()
 
     # Connecting
 
@@ -59,21 +67,15 @@ class PooledDatabaseMixin(_Base):
         params = super().get_connection_params()
         params.pop("pool", None)
         if self.pool_options is not None:
-            params["cursorclass"] = watched(params.get("cursorclass") or self._driver_cursor_class)
+            params["cursorclass"] = watched(params.get("cursorclass", Cursor))
         return params
 
-    @property
-    def _driver_cursor_class(self) -> type:
-        from MySQLdb.connections import Connection
+    # (Django refuses both of these in an event loop's thread, in ensure_connection() and in what super() does.)
 
-        cursor_class: type = Connection.default_cursor
-        return cursor_class
-
-    @async_unsafe
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         if self.pool_options is None:
             return super().get_new_connection(conn_params)
-        pool = pool_for(self, conn_params, self.pool_options)
+        pool = self._pool_for(conn_params)
         self._checkout = pool.checkout(self, conn_params)
         if self._known_facts is not pool.server_facts:
             self._forget_server()
@@ -83,7 +85,6 @@ class PooledDatabaseMixin(_Base):
         """A connection of the driver's, for the pool."""
         return super().get_new_connection(conn_params)
 
-    @async_unsafe
     def connect(self) -> None:
         try:
             super().connect()
@@ -93,6 +94,7 @@ class PooledDatabaseMixin(_Base):
                 self.close()
             raise
         if self._checkout is not None:
+            # What receivers of connection_created have done is set-up too.
             self._checkout.session.mark_set_up()
 
     def init_connection_state(self) -> None:
@@ -143,8 +145,7 @@ class PooledDatabaseMixin(_Base):
                 verdict = session.verdict
                 facts = super().mysql_server_data
                 cursor.execute("SELECT @@wait_timeout")
-                (pool.wait_timeout,) = cursor.fetchone()
-                pool.server_facts = facts
+                pool.note_server_facts(facts, wait_timeout=cursor.fetchone()[0])
                 # To read @@variables is judged dirty; here it is known what was read.
                 session.verdict = verdict
         self._known_facts = pool.server_facts
