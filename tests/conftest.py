@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +54,10 @@ _SERVER = pytest.StashKey[Server]()
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    import django
-    import MySQLdb
-    import sqlalchemy
-
+    versions = ", ".join(f"{name} {version(name)}" for name in ("Django", "SQLAlchemy", "mysqlclient", "asgiref"))
     server = config.stash[_SERVER]
     kind = "MariaDB" if server.is_mariadb else "MySQL"
-    return (
-        f"{kind} {server.version}, Django {django.__version__}, SQLAlchemy {sqlalchemy.__version__}, "
-        f"mysqlclient {MySQLdb.__version__}"
-    )
+    return f"{kind} {server.version}, {versions}"
 
 
 def _execute(server: Server, *statements: str) -> None:

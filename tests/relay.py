@@ -96,11 +96,11 @@ class Relay(AbstractContextManager["Relay"]):
             self._end(pair)
 
     def _end(self, pair: _Pair) -> None:
-        self._pairs.discard(pair)
         for end in (pair.client, pair.server):
             if end.fileno() != -1:
                 self._selector.unregister(end)
                 end.close()
+        self._pairs.discard(pair)
 
 
 class _Pair:
