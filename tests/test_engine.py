@@ -88,7 +88,7 @@ def test_a_pool_is_named_by_its_place_and_without_its_password(make_alias):
     wrapper.ensure_connection()
     d = wrapper.settings_dict
     assert f"{d['USER']}@{d['HOST']}:{d['PORT']}/{d['NAME']}" in pool_status()
-    assert d["PASSWORD"] not in repr(wrapper.pool) + repr(wrapper._checkout.session) + json.dumps(pool_status())
+    assert d["PASSWORD"] not in repr(wrapper.pool) + repr(wrapper._lease.session) + json.dumps(pool_status())
 
 
 class TestSharing:

@@ -23,14 +23,14 @@ _kept: list[Any] = []
 def abandon(pools: Iterable[Pool]) -> None:
     """In a child, right after the fork: cut off the connections of its parent and clear the wrappers that hold any."""
     for pool in pools:
-        pool.is_abandoned = True
+        pool.abandon()
         for session in tuple(pool.sessions):
             _redirect(session)
         _kept.append(pool)
     for wrapper in connections.all(initialized_only=True):
-        checkout = getattr(wrapper, "_checkout", None)
-        if checkout is not None:
-            _kept.append(checkout)
+        fairy = getattr(wrapper, "_fairy", None)
+        if fairy is not None:
+            _kept.append(fairy)
             wrapper.forget_connection()
 
 

@@ -1,7 +1,7 @@
 """The options of a pool: where they stand in the settings, what they may be, and what to say where they are wrong.
 
 ``OPTIONS["pool"]`` of an alias goes before ``MYSQLPOOL_ARGUMENTS``, which goes before the defaults. Nothing here opens
-a connection; everything that can be refused is refused here, when the process starts.
+a connection; what can be refused is refused here, when the first wrapper of an alias is made.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class _Reader:
                 f"CONN_MAX_AGE is {max_age!r}; leave it out or set it to 0. "
                 "How long a connection lives is the pool's 'recycle'.",
             )
-        own = self._mapping("OPTIONS['pool']", {} if given in (True, None) else given, "True, False or a dict")
+        own = self._mapping("OPTIONS['pool']", {} if given is True or given is None else given, "True, False or a dict")
         common = self._mapping("MYSQLPOOL_ARGUMENTS", arguments or {}, "a dict")
         default_class = self._pool_class("MYSQLPOOL_BACKEND", backend or DEFAULT_POOL_CLASS)
         pool_class = default_class

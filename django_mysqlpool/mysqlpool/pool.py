@@ -7,18 +7,21 @@ import math
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy.exc
 import sqlalchemy.pool
 from django.db import OperationalError
 from sqlalchemy import event
+from sqlalchemy.util import queue
 
 from .errors import PoolTimeout
+from .lease import Lease
 from .options import PoolOptions
 from .queue import SlotPool, SlotTimeout, TooManyWaiting
-from .session import Holder, Session, can_reset
+from .session import Session, can_reset
 
 if TYPE_CHECKING:
     from .wrapper import PooledDatabaseMixin
@@ -29,23 +32,6 @@ logger = logging.getLogger("django_mysqlpool")
 LONGEST_LIFE = 30 * 60
 #: The part of the server's ``wait_timeout`` after which a connection is replaced.
 PART_OF_WAIT_TIMEOUT = 0.9
-
-
-class Checkout:
-    """A connection that is out: what a wrapper holds from checkout to checkin."""
-
-    __slots__ = ("fairy", "pool", "session")
-
-    def __init__(self, pool: Pool, fairy: Any, session: Session) -> None:
-        self.pool = pool
-        # SQLAlchemy's proxy; losing the last reference to it is an implicit, and unclean, checkin.
-        self.fairy = fairy
-        self.session = session
-
-    @property
-    def connection(self) -> Any:
-        """The driver's own connection object."""
-        return self.session.connection
 
 
 class Pool:
@@ -85,8 +71,11 @@ class Pool:
 
     # Checkout
 
-    def checkout(self, wrapper: PooledDatabaseMixin, params: dict[str, Any]) -> Checkout:
+    def checkout(self, wrapper: PooledDatabaseMixin, params: dict[str, Any]) -> tuple[Lease, Any]:
         """Lend a live connection to ``wrapper``; where a new one is needed, ``wrapper`` opens it with ``params``.
+
+        With the lease comes SQLAlchemy's proxy, to be kept and returned with it: losing the last reference to that one is
+        an implicit, and unclean, checkin.
 
         Raises ``PoolTimeout`` where none comes free in time, and the driver's error where the server refuses a new one.
         """
@@ -102,8 +91,8 @@ class Pool:
         finally:
             del self._asking.now
         session: Session = fairy.dbapi_connection.mysqlpool_session
-        session.holder = Holder(wrapper.alias)
-        return Checkout(self, fairy, session)
+        session.lease = lease = Lease(self, session, wrapper.alias, wrapper.reference, wrapper.use)
+        return lease, fairy
 
     def _open(self, record: Any) -> Any:
         """SQLAlchemy's creator: open a connection on behalf of the thread that asks."""
@@ -116,7 +105,7 @@ class Pool:
             raise
         self._last_connect_error = None
         self._note_server_version(connection.get_server_info())
-        self.sessions.add(Session(connection, generation))
+        self.sessions.add(Session(connection, record, generation))
         return connection
 
     def _note_server_version(self, version: str) -> None:
@@ -161,28 +150,36 @@ class Pool:
 
     # Checkin
 
-    def checkin(self, checkout: Checkout, params: Any, *, discard: bool) -> None:
+    def checkin(self, lease: Lease, fairy: Any, params: Callable[[], dict[str, Any]], *, discard: bool) -> None:
         """Take a connection back, clean; or close it: where ``discard`` says so or it can't be cleaned.
 
         ``params`` is called for the connection parameters if they are needed. Never raises: whoever gives a connection
         back is done with it.
         """
-        session = checkout.session
+        session = lease.session
         keep = False
         if not discard and session.generation == self.generation:
             try:
                 keep = self._clean(session, params)
             except Exception as error:
                 logger.info("Pool %s: a connection could not be cleaned and is closed: %s", self.name, error)
-        session.holder = None
+        self._end_lease(session)
         if keep:
-            checkout.fairy.close()
+            fairy.close()
             if self._trim is not None:
                 self._trim()
         else:
-            checkout.fairy.invalidate()
+            fairy.invalidate()
 
-    def _clean(self, session: Session, params: Any) -> bool:
+    def _end_lease(self, session: Session) -> Lease | None:
+        lease, session.lease = session.lease, None
+        if lease is not None:
+            lease.is_over = True
+            if lease.scope is not None:
+                lease.scope.leases.discard(lease)
+        return lease
+
+    def _clean(self, session: Session, params: Callable[[], dict[str, Any]]) -> bool:
         always = self.options.reset == "always"
         if not session.verdict and not always:
             return session.clean(None, always_reset=False)
@@ -191,13 +188,14 @@ class Pool:
 
     def _on_checkin(self, connection: Any, record: Any) -> None:
         """Close what comes back without a checkin: its wrapper was dropped, and the garbage collector found it."""
-        holder = connection.mysqlpool_session.holder if connection is not None else None
-        if holder is not None and os.getpid() == self._pid:
-            connection.mysqlpool_session.holder = None
+        if connection is None or connection.mysqlpool_session.lease is None or os.getpid() != self._pid:
+            return
+        lease = self._end_lease(connection.mysqlpool_session)
+        if lease is not None:
             logger.warning(
                 "A connection of alias '%s' was never given back by thread '%s'; it is closed.",
-                holder.alias,
-                holder.thread.name,
+                lease.alias,
+                lease.thread.name,
             )
             record.invalidate()
 
@@ -205,7 +203,7 @@ class Pool:
         session: Session = connection.mysqlpool_session
         self.sessions.discard(session)
         # They refer to each other; a closed connection must not wait for the garbage collector.
-        session.connection = None
+        session.connection = session.record = None
 
     def close(self) -> None:
         """Close what is idle now, and what is out at its checkin; the pool opens new connections as they are needed."""
@@ -213,16 +211,29 @@ class Pool:
         if isinstance(self._pool, SlotPool):
             self._pool.close_idle()
             return
+        if isinstance(self._pool, sqlalchemy.pool.QueuePool):
+            self._close_queue(self._pool)
+            return
         for session in tuple(self.sessions):
-            if session.holder is None:
-                self._close_idle_session(session)
+            if session.lease is None:
+                session.record.close()
 
-    def _close_idle_session(self, session: Session) -> None:
-        self.sessions.discard(session)
-        try:
-            session.connection.close()
-        except Exception as error:
-            logger.info("Pool %s: closing an idle connection failed: %s", self.name, error)
+    def _close_queue(self, pool: sqlalchemy.pool.QueuePool) -> None:
+        """Close what is idle in a QueuePool of the user's own; its places stay, empty."""
+        records = []
+        with suppress(queue.Empty):
+            while True:
+                records.append(pool._pool.get(block=False))
+        for record in records:
+            record.close()
+            pool._do_return_conn(record)
+
+    def abandon(self) -> None:
+        """In a forked child: leave the pool to its parent. A thread that held its lock does not exist here."""
+        self.is_abandoned = True
+        self.lock = threading.RLock()
+        if isinstance(self._pool, SlotPool):
+            self._pool.lock = self.lock
 
     # Telling
 
@@ -238,15 +249,20 @@ class Pool:
             return pool.size() + pool._max_overflow if pool._max_overflow >= 0 else None
         return None
 
+    @property
+    def _size(self) -> int | None:
+        size = getattr(self._pool, "size", None)
+        return size() if callable(size) else size
+
     def status(self) -> dict[str, Any]:
         """The numbers of this moment, as ``pool_status()`` shows them."""
         sessions = tuple(self.sessions)
-        out = sum(session.holder is not None for session in sessions)
+        out = sum(session.lease is not None for session in sessions)
         return {
             "aliases": sorted(self.aliases),
             "pool_class": self.options.pool_class_name,
             "cap": self.cap,
-            "size": self.options.arguments.get("pool_size", getattr(self._pool, "pool_size", None)),
+            "size": self._size,
             "open": len(sessions),
             "idle": len(sessions) - out,
             "out": out,
@@ -279,8 +295,8 @@ class Pool:
     def _holders(self, at_most: int = 10) -> list[str]:
         """Threads and how long they have had their connection, the longest first."""
         now = time.monotonic()
-        holders = sorted((s.holder for s in tuple(self.sessions) if s.holder is not None), key=lambda h: h.since)
-        told = [f"{h.thread.name} for {now - h.since:.1f} s" for h in holders[:at_most]]
-        if len(holders) > at_most:
-            told.append(f"{len(holders) - at_most} more")
+        leases = sorted((s.lease for s in tuple(self.sessions) if s.lease is not None), key=lambda lease: lease.since)
+        told = [f"{lease.thread.name} for {now - lease.since:.1f} s" for lease in leases[:at_most]]
+        if len(leases) > at_most:
+            told.append(f"{len(leases) - at_most} more")
         return told

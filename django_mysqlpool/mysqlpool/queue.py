@@ -16,7 +16,6 @@ from typing import Any
 
 from sqlalchemy.pool.base import Pool, _ConnectionRecord
 
-
 #: Seconds between two looks for connections that have been idle for too long.
 _TRIM_INTERVAL = 1.0
 
@@ -78,7 +77,7 @@ class SlotPool(Pool):
         self._waiters: deque[_Waiter] = deque()
         self._next_trim = 0.0
         #: Asked, outside the lock, whether an idle connection may be lent; where not, its slot gets a new one.
-        self.is_fit: Callable[[Any], bool] = lambda connection: True
+        self.is_fit: Callable[[Any], bool] = lambda _connection: True
 
     def _new_slot(self) -> _ConnectionRecord:
         return _ConnectionRecord(self, connect=False)

@@ -124,11 +124,11 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     """A child starts without pools; its parent's connections are its parent's."""
+    global _lock  # noqa: PLW0603
+    # New locks rather than released ones: uWSGI calls this hook without the one before the fork.
+    _lock = threading.RLock()
     inherited = tuple(_pools)
     _pools.clear()
-    for pool in inherited:
-        pool.lock.release()
-    _lock.release()
     abandon(inherited)
 
 

@@ -8,27 +8,17 @@ from __future__ import annotations
 import os
 import random
 import select
-import threading
 import time
 from collections.abc import Mapping
-from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .statements import Verdict, judge
+from .statements import Verdict
+
+if TYPE_CHECKING:
+    from .lease import Lease
 
 #: The shortest and the longest life of a connection, as parts of ``recycle``: made together, they don't die together.
 JITTER = (0.8, 1.0)
-
-
-class Holder:
-    """Who has a connection, since when (``time.monotonic()``), for which alias."""
-
-    __slots__ = ("alias", "since", "thread")
-
-    def __init__(self, alias: str) -> None:
-        self.alias = alias
-        self.thread = threading.current_thread()
-        self.since = time.monotonic()
 
 
 class Session:
@@ -43,19 +33,23 @@ class Session:
         "born",
         "connection",
         "generation",
-        "holder",
         "is_set_up",
         "is_suspect",
         "jitter",
         "last_used",
+        "lease",
+        "record",
         "verdict",
     )
 
-    def __init__(self, connection: Any, generation: int) -> None:
+    def __init__(self, connection: Any, record: Any, generation: int) -> None:
         self.connection = connection
+        #: SQLAlchemy's, which the connection is in.
+        self.record = record
         #: Of its pool when it was opened; ``close_pool()`` begins a new one.
         self.generation = generation
-        self.holder: Holder | None = None
+        #: While it is out.
+        self.lease: Lease | None = None
         #: Whether Django's ``init_connection_state`` has run since the connect or the last reset.
         self.is_set_up = False
         #: Whether it must answer a ping before it is lent again.
@@ -71,8 +65,12 @@ class Session:
         connection.mysqlpool_session = self
 
     def __repr__(self) -> str:
-        holder = self.holder.thread.name if self.holder else None
+        holder = self.lease.thread.name if self.lease else None
         return f"<Session of {self.connection!r}, {self.verdict.name}, held by {holder}>"
+
+    def note(self, verdict: Verdict) -> None:
+        """A statement with this verdict is about to be sent."""
+        self.verdict = max(self.verdict, verdict)
 
     def mark_set_up(self) -> None:
         """What has been done to the session up to now is its set-up, and no dirt."""
@@ -110,6 +108,10 @@ class Session:
                 return False
             self.is_suspect = False
         return True
+
+    def needs_server_to_clean(self) -> bool:
+        """Whether ``clean()`` has to talk with the server: to reset the session, or to roll back."""
+        return self.verdict is Verdict.DIRTY or not self.connection.get_autocommit()
 
     def clean(self, params: Mapping[str, Any] | None, *, always_reset: bool) -> bool:
         """Leave nothing of this borrower's in the session; ``False`` where only closing it does that.
@@ -155,39 +157,3 @@ def _identity(descriptor: int) -> tuple[int, int]:
 def can_reset(params: Mapping[str, Any]) -> bool:
     """Whether all that a new connection would be told stands in ``params``, so that a reset can tell it again."""
     return "read_default_file" not in params and "read_default_group" not in params
-
-
-@cache
-def watched(cursor_class: type) -> type:
-    """A cursor class like ``cursor_class`` that has every statement judged before it is sent.
-
-    Given to the driver as its ``cursorclass``, it sees Django's statements and those of raw cursors alike.
-    """
-    return type(f"Watched{cursor_class.__name__}", (_Watched, cursor_class), {})
-
-
-class _Watched:
-    _is_judged = False
-
-    def execute(self, query: Any, args: Any = None) -> Any:
-        if not self._is_judged:
-            self._note(judge(query))
-        return super().execute(query, args)  # type: ignore[misc]
-
-    def executemany(self, query: Any, args: Any) -> Any:
-        # The driver's executemany() calls execute() with texts that hold the rows; the template has been judged.
-        self._note(judge(query))
-        self._is_judged = True
-        try:
-            return super().executemany(query, args)  # type: ignore[misc]
-        finally:
-            self._is_judged = False
-
-    def callproc(self, procname: Any, args: Any = ()) -> Any:
-        self._note(Verdict.DIRTY)
-        return super().callproc(procname, args)  # type: ignore[misc]
-
-    def _note(self, verdict: Verdict) -> None:
-        session = getattr(self.connection, "mysqlpool_session", None)  # type: ignore[attr-defined]
-        if session is not None and verdict > session.verdict:
-            session.verdict = verdict

@@ -68,9 +68,9 @@ _FUNCTIONS = frozenset(
 # Words that may stand before a parenthesis without calling anything, and the types of CAST and CONVERT.
 _WORDS_BEFORE_PARENTHESIS = frozenset(
     """
-    all and any as between binary by case columns cross cross distinct div else end escape except exists exclude filter for
+    all and any as between binary by case columns cross distinct div else end escape except exists exclude filter for
     from group having in index inner intersect is join key keys lateral like limit match minus natural not offset on or
-    order over partition recursive regexp returning rlike row rows select separator set some soundex straight_join table
+    order over partition recursive regexp returning rlike row rows select separator set some straight_join table
     then union unique unsigned using when where window with within xor
     char nchar decimal numeric datetime time timestamp varchar varbinary float double signed integer
     """.split()
@@ -82,20 +82,21 @@ _NAME = r"(?:`(?:[^`]|``)+`|[^\W\d]\w*)"
 _QUALIFIED_NAME = rf"{_NAME}(?:\s*\.\s*{_NAME})?"
 
 # The texts that stand for nothing else: strings, comments, quoted names. A backslash before a quote is left out of the
-# string pattern on purpose: whether it ends the string depends on NO_BACKSLASH_ESCAPES, so it is not understood.
+# string pattern on purpose: whether it ends the string depends on NO_BACKSLASH_ESCAPES, so it is not understood. So is a
+# placeholder in a string, whose argument brings quotes of its own.
 _OPAQUE = re.compile(
     r"""
-      (?P<string> '(?:[^'\\]|''|\\[^'"])*' )
-    | (?P<quoted> `(?:[^`]|``)+` | "(?:[^"\\]|""|\\[^'"])*" )  # "..." is a name where ANSI_QUOTES is on
+      (?P<string> '(?:[^'\\%]|''|\\[^'"%]|%%|%(?![%s(]))*' )
+    | (?P<quoted> `(?:[^`]|``)+` | "(?:[^"\\%]|""|\\[^'"%]|%%|%(?![%s(]))*" )  # "..." is a name where ANSI_QUOTES is on
     | (?P<hint>   /\*M?!\d*(?P<inside>[\w\s,]*)\*/ )
-    | (?P<comment> /\*(?!M?!).*?\*/ | \#[^\n]* | --(?=[\s]|$)[^\n]* )
+    | (?P<comment> /\*(?!M?!).*?\*/ | \#[^\n]* | --(?=[\t\n\v\f\r\ ]|\Z)[^\n]* )
     | (?P<placeholder> %s | %\(\w+\)s | %% )
     """,
     re.VERBOSE | re.DOTALL,
 )
 
 # What is never harmless in what remains. Comment marks and quotes are leftovers: of what was not understood.
-_HARMFUL_SIGNS = re.compile(r"""[@'"\\]|:=|/\*|\*/""")
+_HARMFUL_SIGNS = re.compile(r"""[@'"\\]|:=|/\*|\*/|--(?![\w(])""")
 _HARMFUL_WORDS = frozenset({"into", "nextval", "next", "temporary", "procedure", "load", "handler", "prepare", "xa"})
 _WORD = re.compile(r"[^\W\d]\w*")
 _CALL = re.compile(r"([^\W\d][\w$]*|`)\s*\(")
@@ -107,7 +108,7 @@ _INSERT = re.compile(
 )
 # A common table expression with its columns: ``name (a, b) AS (``; ``AS (`` never follows a function call.
 _CTE_COLUMNS = re.compile(rf"{_NAME}\s*\([\s\w`$,]*\)\s*as\s*(?=\()", re.IGNORECASE)
-# Verbs of statements that end or mark a part of a transaction, in the only forms that are harmless.
+# What ends or marks a part of a transaction, in the only forms that are harmless.
 _TRANSACTION = re.compile(
     rf"\s*(?:(?:commit|rollback)(?:\s+work)?|(?:savepoint|release\s+savepoint|rollback\s+to(?:\s+savepoint)?)\s+{_NAME})\s*$",
     re.IGNORECASE,

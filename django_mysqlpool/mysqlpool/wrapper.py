@@ -5,6 +5,8 @@ Only seams of Django's are overridden, and each calls ``super()``; whatever Djan
 
 from __future__ import annotations
 
+import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from django.db import DEFAULT_DB_ALIAS
@@ -12,10 +14,12 @@ from django.db.backends.base.base import NO_DB_ALIAS
 from django.utils.functional import cached_property
 from MySQLdb.cursors import Cursor
 
+from .cursor import watched
+from .lease import Lease
 from .options import pool_options
-from .pool import Checkout, Pool
+from .pool import Pool
 from .registry import pool_for
-from .session import watched
+from .scope import current_scope
 
 if TYPE_CHECKING:
     from django.db.backends.mysql.base import DatabaseWrapper as _Base
@@ -38,7 +42,11 @@ class PooledDatabaseMixin(_Base):
         super().__init__(settings_dict, alias)
         #: ``None``: not pooled, as is Django's connection without a database, which creates and drops test databases.
         self.pool_options = None if alias == NO_DB_ALIAS else pool_options(alias, self.settings_dict)
-        self._checkout: Checkout | None = None
+        #: Held while anything is done with the connection.
+        self.use = threading.RLock()
+        self.reference = weakref.ref(self)
+        self._lease: Lease | None = None
+        self._fairy: Any = None
         self._bound: tuple[tuple[Any, ...], Pool] | None = None
         self._known_facts: dict[str, Any] | None = None
 
@@ -76,10 +84,10 @@ class PooledDatabaseMixin(_Base):
         if self.pool_options is None:
             return super().get_new_connection(conn_params)
         pool = self._pool_for(conn_params)
-        self._checkout = pool.checkout(self, conn_params)
+        self._lease, self._fairy = pool.checkout(self, conn_params)
         if self._known_facts is not pool.server_facts:
             self._forget_server()
-        return self._checkout.connection
+        return self._lease.session.connection
 
     def open_connection(self, conn_params: dict[str, Any]) -> Any:
         """A connection of the driver's, for the pool."""
@@ -90,28 +98,71 @@ class PooledDatabaseMixin(_Base):
             super().connect()
         except BaseException:
             # A session that could not be set up is nobody's; Django would keep it.
-            if self._checkout is not None:
+            if self._lease is not None:
                 self.close()
             raise
-        if self._checkout is not None:
+        if self._lease is not None:
             # What receivers of connection_created have done is set-up too.
-            self._checkout.session.mark_set_up()
+            self._lease.session.mark_set_up()
+            scope = current_scope()
+            if scope is not None:
+                scope.add(self._lease)
 
     def init_connection_state(self) -> None:
-        if self._checkout is None or not self._checkout.session.is_set_up:
+        if self._lease is None or not self._lease.session.is_set_up:
             super().init_connection_state()
+
+    # Using: whatever the holder does with its connection it does under ``use``, so that nobody takes it from under it.
+
+    def ensure_connection(self) -> None:
+        lease = self._lease
+        if lease is not None and lease.is_wanted_back and current_scope() is not lease.scope:
+            # This thread has begun another piece of work; what is left is the last one's, with all that it left open.
+            self.take_back(lease, by_force=True)
+        super().ensure_connection()
+
+    def _cursor(self, name: str | None = None) -> Any:
+        with self.use:
+            cursor = super()._cursor(name)  # type: ignore[call-arg]
+            if self._lease is not None:
+                self._lease.is_busy = True
+            return cursor
+
+    def _commit(self) -> None:
+        with self.use:
+            super()._commit()  # type: ignore[misc]
+
+    def _rollback(self) -> None:
+        with self.use:
+            super()._rollback()
+
+    def _set_autocommit(self, autocommit: bool) -> None:
+        with self.use:
+            super()._set_autocommit(autocommit)
+
+    def is_usable(self) -> bool:
+        with self.use:
+            return self.connection is not None and super().is_usable()
+
+    def set_autocommit(self, *args: Any, **kwargs: Any) -> None:
+        super().set_autocommit(*args, **kwargs)
+        lease = self._lease
+        if lease is not None and lease.is_wanted_back:
+            lease.settle()
 
     # Giving back
 
     def _close(self) -> None:
-        checkout, self._checkout = self._checkout, None
-        if checkout is None:
-            super()._close()  # type: ignore[misc]
-            return
-        if self.errors_occurred:
-            checkout.session.is_suspect = True
-        # Inside atomic() Django keeps its reference to the closed connection; nobody else may be lent that one.
-        checkout.pool.checkin(checkout, self.get_connection_params, discard=self.in_atomic_block)
+        with self.use:
+            lease, fairy = self._lease, self._fairy
+            self._lease = self._fairy = None
+            if lease is None:
+                super()._close()  # type: ignore[misc]
+                return
+            if self.errors_occurred:
+                lease.session.is_suspect = True
+            # Inside atomic() Django keeps its reference to the closed connection; nobody else may be lent that one.
+            lease.pool.checkin(lease, fairy, self.get_connection_params, discard=self.in_atomic_block)
 
     def give_back(self) -> None:
         """End this thread's use of the connection, whatever state it left it in; what it left open is rolled back."""
@@ -120,9 +171,38 @@ class PooledDatabaseMixin(_Base):
             # Nobody will leave that block: its connection is closed, and Django would refuse to open another.
             self.forget_connection()
 
+    def take_back(self, lease: Lease, *, by_force: bool = False, may_ask_server: bool = True) -> None:
+        """Give the leased connection back, from any thread, if nothing is being done with it.
+
+        With ``by_force`` the thread that holds it gives it back whatever state it is in. With ``may_ask_server=False`` it
+        is left alone where it can't be cleaned without the server.
+        """
+        if not self.use.acquire(blocking=False):
+            return  # its holder is using it, and looks whether it is wanted back when it is done
+        try:
+            if self._lease is not lease:
+                return
+            if not may_ask_server and self._needs_server(lease):
+                return
+            if by_force and lease.thread is threading.current_thread():
+                self.give_back()
+            elif self._is_idle(lease):
+                self._close()
+                self.forget_connection()
+        finally:
+            self.use.release()
+
+    def _is_idle(self, lease: Lease) -> bool:
+        in_transaction = self.in_atomic_block or self.autocommit != self.settings_dict["AUTOCOMMIT"]
+        return not (in_transaction or lease.is_busy)
+
+    def _needs_server(self, lease: Lease) -> bool:
+        assert self.pool_options is not None
+        return self.pool_options.reset == "always" or lease.session.needs_server_to_clean()
+
     def forget_connection(self) -> None:
         """Be as if this wrapper had never connected; the connection itself is somebody else's to see to."""
-        self._checkout = None
+        self._lease = self._fairy = None
         self.connection = None
         self.in_atomic_block = False
         self.savepoint_ids = []
@@ -140,8 +220,8 @@ class PooledDatabaseMixin(_Base):
             return super().mysql_server_data
         if pool.server_facts is None:
             with self.temporary_connection() as cursor:
-                assert self._checkout is not None
-                session = self._checkout.session
+                assert self._lease is not None
+                session = self._lease.session
                 verdict = session.verdict
                 facts = super().mysql_server_data
                 cursor.execute("SELECT @@wait_timeout")

@@ -1,0 +1,85 @@
+"""Cursors that are watched: each statement is judged before it is sent, and none is sent after its lease has ended."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from .lease import Lease
+from .statements import Verdict, judge
+
+
+@cache
+def watched(cursor_class: type) -> type:
+    """A cursor class like ``cursor_class`` that is watched.
+
+    Given to the driver as its ``cursorclass``, it sees Django's statements and those of raw cursors alike.
+    """
+    return type(f"Watched{cursor_class.__name__}", (_Watched, cursor_class), {})
+
+
+class _Watched:
+    _connection: Any = None
+    _lease: Lease | None = None
+    _is_judged = False
+
+    @property
+    def connection(self) -> Any:
+        """The driver's connection, which it takes from here; ``None``, as after ``close()``, once it is somebody else's."""
+        lease = self._lease
+        return self._connection if lease is None or not lease.is_over else None
+
+    @connection.setter
+    def connection(self, connection: Any) -> None:
+        if connection is not None:
+            session = getattr(connection, "mysqlpool_session", None)
+            self._lease = session.lease if session is not None else None
+        self._connection = connection
+
+    def execute(self, query: Any, args: Any = None) -> Any:
+        lease = self._lease
+        if lease is None or self._is_judged:
+            return super().execute(query, args)  # type: ignore[misc]
+        return self._send(lease, judge(query), super().execute, query, args)  # type: ignore[misc]
+
+    def executemany(self, query: Any, args: Any) -> Any:
+        lease = self._lease
+        if lease is None:
+            return super().executemany(query, args)  # type: ignore[misc]
+        # The driver's executemany() calls execute() with texts that hold the rows; it is the template that is judged.
+        self._is_judged = True
+        try:
+            return self._send(lease, judge(query), super().executemany, query, args)  # type: ignore[misc]
+        finally:
+            self._is_judged = False
+
+    def callproc(self, procname: Any, args: Any = ()) -> Any:
+        lease = self._lease
+        if lease is None:
+            return super().callproc(procname, args)  # type: ignore[misc]
+        return self._send(lease, Verdict.DIRTY, super().callproc, procname, args)  # type: ignore[misc]
+
+    def close(self) -> None:
+        lease = self._lease
+        if lease is None or lease.is_over:
+            super().close()  # type: ignore[misc]
+            return
+        with lease.use:
+            super().close()  # type: ignore[misc]
+            lease.is_busy = False
+        if lease.is_wanted_back:
+            lease.settle()
+
+    def _send(self, lease: Lease, verdict: Verdict, send: Any, *args: Any) -> Any:
+        try:
+            with lease.use:
+                if verdict and not lease.is_over:
+                    lease.session.note(verdict)
+                try:
+                    return send(*args)
+                finally:
+                    # An unbuffered cursor reads its rows from the server while they are fetched.
+                    lease.is_busy = self._result is not None  # type: ignore[attr-defined]
+        finally:
+            if lease.is_wanted_back:
+                lease.settle()

@@ -1,0 +1,68 @@
+"""A lease: a connection that is out, from checkout to checkin."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import weakref
+
+    from .pool import Pool
+    from .scope import Scope
+    from .session import Session
+    from .wrapper import PooledDatabaseMixin
+
+
+class Lease:
+    """Who has a connection, since when, for which alias, and who wants it back.
+
+    The session refers to its lease, so the lease must not keep the wrapper alive: a wrapper that is dropped without being
+    closed is found by the garbage collector.
+    """
+
+    __slots__ = (
+        "alias",
+        "is_busy",
+        "is_over",
+        "is_wanted_back",
+        "pool",
+        "scope",
+        "session",
+        "since",
+        "thread",
+        "use",
+        "wrapper",
+    )
+
+    def __init__(
+        self,
+        pool: Pool,
+        session: Session,
+        alias: str,
+        wrapper: weakref.ref[PooledDatabaseMixin],
+        use: threading.RLock,  # type: ignore[valid-type]
+    ) -> None:
+        self.pool = pool
+        self.session = session
+        self.alias = alias
+        self.wrapper = wrapper
+        #: Held by the holder while it does anything with the connection; whoever else wants it back must hold it too.
+        self.use = use
+        self.thread = threading.current_thread()
+        #: ``time.monotonic()``
+        self.since = time.monotonic()
+        self.scope: Scope | None = None
+        #: A cursor has been made and not yet used, or has rows that are still with the server.
+        self.is_busy = False
+        #: Its scope has ended: the holder gives it back when it is done with what it is doing.
+        self.is_wanted_back = False
+        #: The connection has been given back; cursors of this lease are closed.
+        self.is_over = False
+
+    def settle(self) -> None:
+        """The holder is done with a statement or a transaction: give the connection back if it is wanted back."""
+        wrapper = self.wrapper()
+        if wrapper is not None and not self.is_over:
+            wrapper.take_back(self)

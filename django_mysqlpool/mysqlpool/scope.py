@@ -1,0 +1,73 @@
+"""A scope: a request, or another piece of work, whose end is the end of all the leases that were taken on its behalf.
+
+It travels in a context variable: into the threads of ``sync_to_async`` and ``asyncio.to_thread``, into tasks, into whatever
+takes the context along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .lease import Lease
+
+_current: ContextVar[Scope | None] = ContextVar("django_mysqlpool.scope", default=None)
+
+
+def current_scope() -> Scope | None:
+    """The scope on whose behalf this code runs."""
+    return _current.get()
+
+
+class Scope:
+    """The leases taken on behalf of a piece of work."""
+
+    __slots__ = ("has_ended", "leases")
+
+    def __init__(self) -> None:
+        self.leases: set[Lease] = set()
+        self.has_ended = False
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Leases taken in the block, or in threads and tasks that it starts, are this scope's."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+    def add(self, lease: Lease) -> None:
+        """Count a lease in; what is taken after the end is wanted back as soon as it is idle."""
+        lease.scope = self
+        lease.is_wanted_back = self.has_ended
+        self.leases.add(lease)
+
+    def end(self, *, may_ask_server: bool = True) -> bool:
+        """Give back what the calling thread holds, whatever state it is in, and what other threads hold idle.
+
+        What is not idle elsewhere, a statement running or a transaction open, is given back by its own thread when it is
+        done. With ``may_ask_server=False`` what can't be cleaned without the server is left out, so that an event loop
+        may call this. Returns whether any lease is left.
+        """
+        self.has_ended = True
+        for lease in tuple(self.leases):
+            lease.is_wanted_back = True
+            self._take_back(lease, by_force=True, may_ask_server=may_ask_server)
+        return bool(self.leases)
+
+    def release_idle(self, *, may_ask_server: bool = True) -> bool:
+        """Give back what is idle now; the scope goes on. Returns whether any lease is left."""
+        for lease in tuple(self.leases):
+            self._take_back(lease, by_force=False, may_ask_server=may_ask_server)
+        return bool(self.leases)
+
+    def _take_back(self, lease: Lease, *, by_force: bool, may_ask_server: bool) -> None:
+        wrapper = lease.wrapper()
+        if wrapper is None:
+            self.leases.discard(lease)
+        else:
+            wrapper.take_back(lease, by_force=by_force, may_ask_server=may_ask_server)
