@@ -9,8 +9,10 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +24,7 @@ from typing import Any
 import httpx
 import port_for
 import pytest
-from mirakuru import HTTPExecutor
+from mirakuru import HTTPExecutor, SimpleExecutor
 
 from devtools.lifeline import tied
 from devtools.server import Server, server_from_environment
@@ -165,37 +167,74 @@ def make_alias(server: Server, observer: Observer) -> Iterator[MakeAlias]:
         observer.query(f"DROP USER '{user}'@'%%'")
 
 
+def eventually(look: Callable[[], Any], is_so: Callable[[Any], bool], seconds: float = 30) -> None:
+    """Wait for what is on its way, and tell what was seen where it does not come."""
+    deadline = time.monotonic() + seconds
+    while not is_so(seen := look()):
+        assert time.monotonic() < deadline, f"still, after {seconds} s: {seen}"
+
+
 class Site:
     """The tests' site under a real web server, with a client for it."""
 
-    def __init__(self, url: str, user: str, log: Path) -> None:
+    def __init__(self, port: int, user: str, log: Path, process: SimpleExecutor) -> None:
         self.user = user
         self.log = log
-        self.client = httpx.Client(base_url=url, timeout=60)
+        self.process = process
+        self.port = port
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
 
     def get(self, path: str) -> httpx.Response:
         return self.client.get(path)
 
+    def status(self) -> dict[str, Any]:
+        """How the (one) worker is, as it says itself."""
+        return self.get("/status/").json()
+
     def out(self) -> int:
-        """How many connections the (one) worker has out, as it says itself."""
-        return sum(status["out"] for status in self.get("/status/").json().values())
+        """How many connections the worker has out."""
+        return sum(status["out"] for status in self.status()["pools"].values())
 
-    def storm(self, paths: Sequence[str], clients: int = 20) -> Counter[int]:
-        """Request all the paths, some at a time; how often each status code came back."""
+    def wait_until_none_is_out(self) -> None:
+        """Threads that outlive their request give back when they are done."""
+        eventually(self.status, lambda status: not any(pool["out"] for pool in status["pools"].values()))
+
+    def leave_early(self, path: str) -> None:
+        """Send a request and hang up without waiting for more than the first byte of its answer, or not even that."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            if next(_numbers) % 2:
+                connection.recv(1)
+
+    def storm(self, paths: Sequence[str], clients: int = 20, leave: Callable[[int], bool] = bool) -> Counter[int]:
+        """Request all the paths, some at a time; how often each status code came back.
+
+        The clients whose number ``leave`` says so of hang up early.
+        """
+
+        def visit(number: int, path: str) -> int:
+            if leave(number):
+                self.leave_early(path)
+                return 0
+            try:
+                return self.get(path).status_code
+            except httpx.RemoteProtocolError:
+                return -1  # a stream that broke off
+
         with ThreadPoolExecutor(clients) as executor:
-            return Counter(executor.map(lambda path: self.get(path).status_code, paths))
+            return Counter(executor.map(visit, range(len(paths)), paths))
 
 
+_GUNICORN = ["-m", "gunicorn", "--no-control-socket", "--bind=127.0.0.1:{port}", "--threads=16"]
+_UVICORN = ["-m", "uvicorn", "--port={port}", "--log-level=warning"]
 WEB_SERVERS = {
-    "gunicorn": [
-        "gunicorn",
-        "--no-control-socket",
-        "--worker-class=gthread",
-        "--threads=16",
-        "--bind=127.0.0.1:{port}",
-        "tests.wsgi",
-    ],
-    "uvicorn": ["uvicorn", "--port={port}", "--log-level=warning", "tests.asgi:application"],
+    "gunicorn": [*_GUNICORN, "--worker-class=gthread", "tests.wsgi"],
+    "gunicorn sync": ["-m", "gunicorn", "--no-control-socket", "--bind=127.0.0.1:{port}", "tests.wsgi"],
+    "gunicorn preload": [*_GUNICORN, "--worker-class=gthread", "--preload", "tests.wsgi"],
+    "gunicorn wrapped": [*_GUNICORN, "--worker-class=gthread", "tests.wsgi:wrapped"],
+    "uvicorn": [*_UVICORN, "tests.asgi:application"],
+    "uvicorn wrapped": [*_UVICORN, "tests.asgi:wrapped"],
+    "hypercorn wrapped": ["-m", "hypercorn", "--bind=127.0.0.1:{port}", "tests.asgi:wrapped"],
 }
 
 
@@ -208,19 +247,18 @@ def serve(server: Server, observer: Observer, tmp_path: Path) -> Iterator[Callab
             user, password = observer.create_user(at_most)
             entry = {**server.settings(DATABASE, pool=pool), "USER": user, "PASSWORD": password}
             port = port_for.select_random()
-            url = f"http://127.0.0.1:{port}"
             log = tmp_path / f"{kind}.log"
             executor = HTTPExecutor(
-                tied([sys.executable, "-m", *(part.format(port=port) for part in WEB_SERVERS[kind])]),
-                url=f"{url}/status/",
+                tied([sys.executable, *(part.format(port=port) for part in WEB_SERVERS[kind])]),
+                url=f"http://127.0.0.1:{port}/status/",
                 timeout=60,
                 envvars={"MYSQLPOOL_TEST_DATABASE": json.dumps(entry), **environment},
                 stdout=stack.enter_context(log.open("w")),
                 stderr=subprocess.STDOUT,
-                expected_returncode=-15 if kind == "uvicorn" else 0,
+                expected_returncode=-15 if "uvicorn" in kind else 0,
             )
             stack.enter_context(executor)
-            site = Site(url, user, log)
+            site = Site(port, user, log, executor)
             stack.callback(site.client.close)
             return site
 

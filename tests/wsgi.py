@@ -4,5 +4,8 @@ import os
 
 from django.core.wsgi import get_wsgi_application
 
+from django_mysqlpool.middleware import ConnectionReleaseWSGI
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 application = get_wsgi_application()
+wrapped = ConnectionReleaseWSGI(application)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
-from django.http import HttpRequest
-from django.http.response import HttpResponseBase
+from django.http import FileResponse, HttpRequest
+from django.http.response import HttpResponseBase, StreamingHttpResponse
 
-from django_mysqlpool.mysqlpool.registry import give_back, in_atomic_block
+from django_mysqlpool.mysqlpool.scope import Scope
 
 
 class ConnectionReleaseMiddleware:
-    """Gives the request's pooled connections back when its response is ready, before a byte of it is sent."""
+    """Gives the request's pooled connections back when its response is ready, before a byte of it is sent.
+
+    Those that a stream takes go back between its chunks, and at its end, however it ends. Connections that were out before
+    the request began, such as a test's, are not the request's and stay.
+    """
 
     sync_capable = True
     async_capable = True
@@ -25,20 +29,100 @@ class ConnectionReleaseMiddleware:
             markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
-        if self.is_async:
-            return self._respond_async(request)
-        of_the_caller = in_atomic_block()
+        return self._respond_async(request) if self.is_async else self._respond(request)
+
+    def _respond(self, request: HttpRequest) -> HttpResponseBase:
+        scope = Scope()
         try:
-            response: HttpResponseBase = self.get_response(request)
-            return response
+            with scope.entered():
+                response: HttpResponseBase = self.get_response(request)
         finally:
-            give_back(keep=of_the_caller)
+            scope.end()
+        return _with_stream_released(response)
 
     async def _respond_async(self, request: HttpRequest) -> HttpResponseBase:
-        of_the_caller = await sync_to_async(in_atomic_block)()
+        scope = Scope()
         try:
-            response: HttpResponseBase = await self.get_response(request)
-            return response
+            with scope.entered():
+                response: HttpResponseBase = await self.get_response(request)
         finally:
-            # Django runs the request's synchronous code, and so its connections, in one thread; this goes there.
-            await sync_to_async(give_back)(keep=of_the_caller)
+            await end_from_event_loop(scope)
+        return _with_stream_released(response)
+
+
+async def end_from_event_loop(scope: Scope) -> None:
+    """End a scope from an event loop, which must not wait for the database server.
+
+    What is clean goes back at once. The rest is looked after in the thread of the request's synchronous code: what other
+    threads still use, they give back themselves.
+    """
+    if scope.end(may_ask_server=False):
+        await sync_to_async(scope.end)()
+
+
+def _with_stream_released(response: HttpResponseBase) -> HttpResponseBase:
+    # (A FileResponse reads from its file, and its server may send that in ways of its own.)
+    if isinstance(response, StreamingHttpResponse) and not isinstance(response, FileResponse):
+        content = response.streaming_content
+        if response.is_async:
+            response.streaming_content = _AsyncStream(content)  # type: ignore[arg-type]
+        else:
+            response.streaming_content = _Stream(content)  # type: ignore[arg-type]
+    return response
+
+
+class _Stream:
+    """A stream whose chunks are made in a scope of their own."""
+
+    def __init__(self, content: Iterator[Any]) -> None:
+        self._content = content
+        self._scope = Scope()
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            with self._scope.entered():
+                chunk = next(self._content)
+        except BaseException:  # StopIteration, too: the stream has ended
+            self._scope.end()
+            raise
+        self._scope.release_idle()
+        return chunk
+
+    def close(self) -> None:
+        """Django calls it when the response is closed, whether or not the stream was read to its end."""
+        try:
+            close = getattr(self._content, "close", None)
+            if close is not None:
+                with self._scope.entered():
+                    close()
+        finally:
+            self._scope.end()
+
+
+class _AsyncStream:
+    """The same for an asynchronous stream."""
+
+    def __init__(self, content: AsyncIterator[Any]) -> None:
+        self._content = content
+        self._scope = Scope()
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            with self._scope.entered():
+                chunk = await anext(self._content)
+        except BaseException:
+            await end_from_event_loop(self._scope)
+            raise
+        if self._scope.release_idle(may_ask_server=False):
+            await sync_to_async(self._scope.release_idle)()
+        return chunk
+
+    def close(self) -> None:
+        """Django calls it, in the thread of the request's synchronous code, when the response is closed."""
+        self._scope.end()

@@ -31,7 +31,7 @@ def abandon(pools: Iterable[Pool]) -> None:
         fairy = getattr(wrapper, "_fairy", None)
         if fairy is not None:
             _kept.append(fairy)
-            wrapper.forget_connection()
+            wrapper.forget_connection()  # type: ignore[attr-defined]
 
 
 def _redirect(session: Session) -> None:

@@ -42,7 +42,7 @@ class Lease:
         session: Session,
         alias: str,
         wrapper: weakref.ref[PooledDatabaseMixin],
-        use: threading.RLock,  # type: ignore[valid-type]
+        use: threading.RLock,
     ) -> None:
         self.pool = pool
         self.session = session
@@ -60,6 +60,10 @@ class Lease:
         self.is_wanted_back = False
         #: The connection has been given back; cursors of this lease are closed.
         self.is_over = False
+
+    def is_of_this_thread_or_a_dead_one(self) -> bool:
+        """Whether nobody else can be in the middle of using it."""
+        return self.thread is threading.current_thread() or not self.thread.is_alive()
 
     def settle(self) -> None:
         """The holder is done with a statement or a transaction: give the connection back if it is wanted back."""

@@ -61,6 +61,7 @@ class Pool:
         self._trim = slots.trim if slots else None
         if slots:
             slots.is_fit = self._is_fit
+            slots.reclaim = self._reclaim
         else:
             event.listen(self._pool, "checkout", self._before_lending)
         event.listen(self._pool, "checkin", self._on_checkin)
@@ -90,7 +91,7 @@ class Pool:
             ) from error
         finally:
             del self._asking.now
-        session: Session = fairy.dbapi_connection.mysqlpool_session
+        session: Session = fairy.dbapi_connection.mysqlpool_session  # type: ignore[union-attr]
         session.lease = lease = Lease(self, session, wrapper.alias, wrapper.reference, wrapper.use)
         return lease, fairy
 
@@ -163,7 +164,7 @@ class Pool:
                 keep = self._clean(session, params)
             except Exception as error:
                 logger.info("Pool %s: a connection could not be cleaned and is closed: %s", self.name, error)
-        self._end_lease(session)
+        self._end_lease(session, keep_in_scope=discard)
         if keep:
             fairy.close()
             if self._trim is not None:
@@ -171,11 +172,12 @@ class Pool:
         else:
             fairy.invalidate()
 
-    def _end_lease(self, session: Session) -> Lease | None:
+    def _end_lease(self, session: Session, *, keep_in_scope: bool = False) -> Lease | None:
         lease, session.lease = session.lease, None
         if lease is not None:
             lease.is_over = True
-            if lease.scope is not None:
+            # Closed inside atomic(), a wrapper stays in that block: its scope has still to end it.
+            if lease.scope is not None and not keep_in_scope:
                 lease.scope.leases.discard(lease)
         return lease
 
@@ -186,17 +188,32 @@ class Pool:
         values = params()
         return session.clean(values if can_reset(values) else None, always_reset=always)
 
+    def _reclaim(self) -> None:
+        """Take back what threads that have ended left out."""
+        for session in tuple(self.sessions):
+            lease = session.lease
+            if lease is not None and not lease.thread.is_alive():
+                wrapper = lease.wrapper()
+                if wrapper is not None:
+                    self._tell_lost(lease)
+                    wrapper.take_back(lease, by_force=True)
+
+    def _tell_lost(self, lease: Lease) -> None:
+        # In a scope, an ended thread's connection goes back with the others at the scope's end: nobody has forgotten it.
+        if lease.scope is None:
+            logger.warning(
+                "A connection of alias '%s' was never given back by thread '%s'; it is taken back, rolled back.",
+                lease.alias,
+                lease.thread.name,
+            )
+
     def _on_checkin(self, connection: Any, record: Any) -> None:
         """Close what comes back without a checkin: its wrapper was dropped, and the garbage collector found it."""
         if connection is None or connection.mysqlpool_session.lease is None or os.getpid() != self._pid:
             return
         lease = self._end_lease(connection.mysqlpool_session)
         if lease is not None:
-            logger.warning(
-                "A connection of alias '%s' was never given back by thread '%s'; it is closed.",
-                lease.alias,
-                lease.thread.name,
-            )
+            self._tell_lost(lease)
             record.invalidate()
 
     def _on_close(self, connection: Any, record: Any) -> None:

@@ -20,6 +20,10 @@ from sqlalchemy.pool.base import Pool, _ConnectionRecord
 _TRIM_INTERVAL = 1.0
 
 
+#: Seconds between two looks, by a thread that waits, for connections that nobody will give back.
+_RECLAIM_INTERVAL = 1.0
+
+
 class TooManyWaiting(Exception):
     """``max_waiting`` threads wait for a connection already."""
 
@@ -78,6 +82,8 @@ class SlotPool(Pool):
         self._next_trim = 0.0
         #: Asked, outside the lock, whether an idle connection may be lent; where not, its slot gets a new one.
         self.is_fit: Callable[[Any], bool] = lambda _connection: True
+        #: Called, outside the lock, by a thread that would have to wait: now, and every second of its wait.
+        self.reclaim: Callable[[], None] = lambda: None
 
     def _new_slot(self) -> _ConnectionRecord:
         return _ConnectionRecord(self, connect=False)
@@ -150,8 +156,15 @@ class SlotPool(Pool):
             self._serve()
 
     def _wait(self, waiter: _Waiter) -> _ConnectionRecord:
+        deadline = time.monotonic() + self._timeout
         try:
-            served = waiter.served.acquire(timeout=self._timeout)
+            served = False
+            while not served:
+                self.reclaim()
+                left = deadline - time.monotonic()
+                served = waiter.served.acquire(timeout=max(min(left, _RECLAIM_INTERVAL), 0))
+                if left <= _RECLAIM_INTERVAL:
+                    break
         except BaseException:
             # An interrupt, say: a slot that has arrived for this thread must not be lost with it.
             if not self._leave(waiter):

@@ -25,11 +25,18 @@ def current_scope() -> Scope | None:
 class Scope:
     """The leases taken on behalf of a piece of work."""
 
-    __slots__ = ("has_ended", "leases")
+    __slots__ = ("has_ended", "leases", "parent")
 
     def __init__(self) -> None:
         self.leases: set[Lease] = set()
         self.has_ended = False
+        self.parent = _current.get()
+
+    def contains(self, scope: Scope | None) -> bool:
+        """Whether ``scope`` is this one or a part of it."""
+        while scope is not None and scope is not self:
+            scope = scope.parent
+        return scope is self
 
     @contextmanager
     def entered(self) -> Iterator[None]:

@@ -116,14 +116,21 @@ class PooledDatabaseMixin(_Base):
 
     def ensure_connection(self) -> None:
         lease = self._lease
-        if lease is not None and lease.is_wanted_back and current_scope() is not lease.scope:
-            # This thread has begun another piece of work; what is left is the last one's, with all that it left open.
-            self.take_back(lease, by_force=True)
+        if lease is not None and lease.scope is not None and lease.scope is not current_scope():
+            self._leave_other_work(lease)
         super().ensure_connection()
+
+    def _leave_other_work(self, lease: Lease) -> None:
+        """Give back what this thread still has of a piece of work that it no longer does."""
+        assert lease.scope is not None
+        if lease.scope.has_ended:
+            self.take_back(lease, by_force=True)
+        elif not lease.scope.contains(current_scope()):
+            self.take_back(lease)
 
     def _cursor(self, name: str | None = None) -> Any:
         with self.use:
-            cursor = super()._cursor(name)  # type: ignore[call-arg]
+            cursor = super()._cursor(name)  # type: ignore[misc]
             if self._lease is not None:
                 self._lease.is_busy = True
             return cursor
@@ -134,11 +141,11 @@ class PooledDatabaseMixin(_Base):
 
     def _rollback(self) -> None:
         with self.use:
-            super()._rollback()
+            super()._rollback()  # type: ignore[misc]
 
     def _set_autocommit(self, autocommit: bool) -> None:
         with self.use:
-            super()._set_autocommit(autocommit)
+            super()._set_autocommit(autocommit)  # type: ignore[misc]
 
     def is_usable(self) -> bool:
         with self.use:
@@ -165,32 +172,39 @@ class PooledDatabaseMixin(_Base):
             lease.pool.checkin(lease, fairy, self.get_connection_params, discard=self.in_atomic_block)
 
     def give_back(self) -> None:
-        """End this thread's use of the connection, whatever state it left it in; what it left open is rolled back."""
-        self.close()
-        if self.in_atomic_block:
-            # Nobody will leave that block: its connection is closed, and Django would refuse to open another.
+        """End the use of the connection, whatever state it was left in; what was left open is rolled back."""
+        with self.use:
+            self.in_atomic_block = False
+            if self._lease is not None:
+                self._close()
             self.forget_connection()
 
     def take_back(self, lease: Lease, *, by_force: bool = False, may_ask_server: bool = True) -> None:
         """Give the leased connection back, from any thread, if nothing is being done with it.
 
-        With ``by_force`` the thread that holds it gives it back whatever state it is in. With ``may_ask_server=False`` it
-        is left alone where it can't be cleaned without the server.
+        With ``by_force`` it goes back whatever state it is in, if the calling thread is its holder or the holder is dead.
+        With ``may_ask_server=False`` it is left alone where it can't be cleaned without the server.
         """
         if not self.use.acquire(blocking=False):
             return  # its holder is using it, and looks whether it is wanted back when it is done
         try:
-            if self._lease is not lease:
-                return
-            if not may_ask_server and self._needs_server(lease):
-                return
-            if by_force and lease.thread is threading.current_thread():
+            is_free = by_force and lease.is_of_this_thread_or_a_dead_one()
+            if lease.is_over:
+                self._leave_closed_block(lease, is_free)
+            elif (may_ask_server or not self._needs_server(lease)) and (is_free or self._is_idle(lease)):
                 self.give_back()
-            elif self._is_idle(lease):
-                self._close()
-                self.forget_connection()
         finally:
             self.use.release()
+
+    def _leave_closed_block(self, lease: Lease, is_free: bool) -> None:
+        """The connection was closed inside an ``atomic()`` block; unless its thread may be in that still, leave it."""
+        is_in_block = self._lease is None and self.closed_in_transaction
+        if is_in_block and not is_free:
+            return
+        if is_in_block:
+            self.forget_connection()
+        if lease.scope is not None:
+            lease.scope.leases.discard(lease)
 
     def _is_idle(self, lease: Lease) -> bool:
         in_transaction = self.in_atomic_block or self.autocommit != self.settings_dict["AUTOCOMMIT"]
@@ -229,7 +243,7 @@ class PooledDatabaseMixin(_Base):
                 # To read @@variables is judged dirty; here it is known what was read.
                 session.verdict = verdict
         self._known_facts = pool.server_facts
-        return self._known_facts
+        return self._known_facts or {}
 
     def _forget_server(self) -> None:
         """Drop what Django has derived from the server's facts: they are another server's."""

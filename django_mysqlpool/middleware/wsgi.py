@@ -1,0 +1,72 @@
+"""``ConnectionReleaseWSGI``: wraps a WSGI application, Django's or any other that uses the ORM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from django_mysqlpool.mysqlpool.scope import Scope
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class ConnectionReleaseWSGI:
+    """Gives the pooled connections that a request took back at the close of its iterable, or sooner.
+
+    ``application = ConnectionReleaseWSGI(get_wsgi_application())``. An answer that is complete when the application
+    returns, a list or tuple or the server's file wrapper, is passed on as it is, and the connections go back at once. From
+    any other iterable they go back between its chunks, where nothing is held, and at its end or close (PEP 3333).
+    """
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        scope = Scope()
+        try:
+            with scope.entered():
+                answer = self.application(environ, start_response)
+        except BaseException:
+            scope.end()
+            raise
+        if isinstance(answer, (list, tuple)) or _is_file(answer, environ):
+            scope.end()
+            return answer
+        return _Answer(answer, scope)
+
+
+def _is_file(answer: object, environ: dict[str, Any]) -> bool:
+    """Whether the server would recognise its own file wrapper, and send the file its own way."""
+    wrapper = environ.get("wsgi.file_wrapper")
+    return isinstance(wrapper, type) and isinstance(answer, wrapper)
+
+
+class _Answer:
+    """An iterable of chunks, made in the request's scope."""
+
+    def __init__(self, answer: Iterable[bytes], scope: Scope) -> None:
+        self._answer = answer
+        self._scope = scope
+        self._chunks: Iterator[bytes] | None = None
+        scope.release_idle()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        with self._scope.entered():
+            if self._chunks is None:
+                self._chunks = iter(self._answer)
+            chunk = next(self._chunks)
+        self._scope.release_idle()
+        return chunk
+
+    def close(self) -> None:
+        """The server calls it at the end of each request, also where the client has left."""
+        try:
+            close = getattr(self._answer, "close", None)
+            if close is not None:
+                with self._scope.entered():
+                    close()
+        finally:
+            self._scope.end()
