@@ -206,7 +206,9 @@ class Site:
             if next(_numbers) % 2:
                 connection.recv(1)
 
-    def storm(self, paths: Sequence[str], clients: int = 20, leave: Callable[[int], bool] = bool) -> Counter[int]:
+    def storm(
+        self, paths: Sequence[str], clients: int = 20, leave: Callable[[int], bool] = lambda _: False
+    ) -> Counter[int]:
         """Request all the paths, some at a time; how often each status code came back.
 
         The clients whose number ``leave`` says so of hang up early.
@@ -234,6 +236,7 @@ WEB_SERVERS = {
     "gunicorn wrapped": [*_GUNICORN, "--worker-class=gthread", "tests.wsgi:wrapped"],
     "uvicorn": [*_UVICORN, "tests.asgi:application"],
     "uvicorn wrapped": [*_UVICORN, "tests.asgi:wrapped"],
+    "starlette": [*_UVICORN, "tests.starlette_site:application"],
     "hypercorn wrapped": ["-m", "hypercorn", "--bind=127.0.0.1:{port}", "tests.asgi:wrapped"],
 }
 
@@ -255,7 +258,7 @@ def serve(server: Server, observer: Observer, tmp_path: Path) -> Iterator[Callab
                 envvars={"MYSQLPOOL_TEST_DATABASE": json.dumps(entry), **environment},
                 stdout=stack.enter_context(log.open("w")),
                 stderr=subprocess.STDOUT,
-                expected_returncode=-15 if "uvicorn" in kind else 0,
+                expected_returncode=-15 if "uvicorn" in " ".join(WEB_SERVERS[kind]) else 0,
             )
             stack.enter_context(executor)
             site = Site(port, user, log, executor)

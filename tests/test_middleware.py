@@ -55,7 +55,8 @@ class TestUnder:
         site = start(serve, kind)
         for path, code in VIEWS.items():
             assert site.get(path).status_code == code, path
-            if "threads" in path:
+            if "threads" in path or kind in BARE:
+                # Threads that outlive the request; a wrapper's request, which ends after its last byte.
                 site.wait_until_none_is_out()
             assert site.out() == 0, path
         assert not Account.objects.filter(name="never committed").exists()
@@ -105,9 +106,11 @@ class TestIdleStreams:
             for _ in range(300):
                 connection = stack.enter_context(socket.create_connection(("127.0.0.1", site.port), timeout=60))
                 connection.sendall(b"GET /events/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                data = b""
-                while b"data:" not in data:
-                    data += connection.recv(1000)
+                received = b""
+                while b"data:" not in received:
+                    chunk = connection.recv(1000)
+                    assert chunk, f"the stream ended: {received!r}; {site.log.read_text()[-2000:]}"
+                    received += chunk
             assert site.out() == 0
             assert site.storm(["/count/"] * 50) == {200: 50}
             assert site.out() == 0

@@ -63,8 +63,10 @@ class ConnectionReleaseASGI:
         loan = Loan(self.threads, must_stay=holds_connection)
 
         async def send_and_share(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                loan.share()
+            # Sending may take as long as the client likes: what is idle goes back first, and the thread with it.
+            if work.leases and work.release_idle(may_ask_server=False):
+                loan.submit(work.release_idle)
+            loan.share()
             await send(message)
 
         try:

@@ -105,7 +105,7 @@ class Loan(Executor):
                 thread.submit(self._queued.popleft())
 
     def share(self) -> None:
-        """From now on, keep the thread no longer than a call needs it."""
+        """From now on, keep the thread no longer than a call needs it; and let it go now, if it is free."""
         with self._lock:
             self._is_sharing = True
         self._let_go()

@@ -1,0 +1,289 @@
+"""``ConnectionReleaseWSGI`` and ``ConnectionReleaseASGI`` by the letter of PEP 3333 and of the ASGI specification."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+from wsgiref.util import FileWrapper
+from wsgiref.validate import validator
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.db import connection, connections
+
+from django_mysqlpool import pool_status
+from django_mysqlpool.middleware import ConnectionReleaseASGI, ConnectionReleaseWSGI
+from django_mysqlpool.middleware.threads import Loan, WarmThreads
+from tests.conftest import eventually
+from tests.shop.models import Account
+
+
+def out() -> int:
+    return sum(status["out"] for status in pool_status().values())
+
+
+def environ(**values):
+    from wsgiref.util import setup_testing_defaults
+
+    environ = {"wsgi.file_wrapper": FileWrapper, "QUERY_STRING": "", **values}
+    setup_testing_defaults(environ)
+    return environ
+
+
+def call(application, **values):
+    """Call a WSGI application as a server does; its iterable, and what it wrote."""
+    written = []
+
+    def start_response(status, headers, exc_info=None):
+        return written.append
+
+    return ConnectionReleaseWSGI(application)(environ(**values), start_response), written
+
+
+class Answer:
+    """An iterable that asks the database for each chunk, and when it is closed."""
+
+    def __init__(self):
+        self.is_closed = False
+
+    def __iter__(self):
+        for _ in range(2):
+            yield str(Account.objects.count()).encode()
+
+    def close(self):
+        Account.objects.count()
+        self.is_closed = True
+
+
+class TestWSGI:
+    def test_the_specification_is_kept(self):
+        def application(environ, start_response):
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return Answer()
+
+        checked = validator(ConnectionReleaseWSGI(validator(application)))
+        answer = checked(environ(), lambda status, headers, exc_info=None: lambda data: None)
+        assert b"".join(answer).isdigit()
+        answer.close()
+        assert out() == 0
+
+    def test_an_iterable_is_released_between_chunks_and_at_its_close(self):
+        inner = Answer()
+        answer, _ = call(lambda environ, start_response: inner)
+        for chunk in answer:
+            assert chunk.isdigit()
+            assert out() == 0
+        answer.close()
+        assert inner.is_closed
+        assert out() == 0
+
+    def test_a_transaction_over_the_chunks_goes_on_until_the_close(self):
+        def application(environ, start_response):
+            connection.set_autocommit(False)
+            Account.objects.create(name="in the stream")
+            yield b"1"
+            assert Account.objects.filter(name="in the stream").exists()
+            yield b"2"
+
+        answer, _ = call(application)
+        assert list(answer) == [b"1", b"2"]
+        assert out() == 1
+        answer.close()
+        assert out() == 0
+        assert not Account.objects.filter(name="in the stream").exists()
+
+    def test_a_list_is_passed_on_as_it_is(self):
+        def application(environ, start_response):
+            return [str(Account.objects.count()).encode()]
+
+        answer, _ = call(application)
+        assert type(answer) is list  # its length tells a server the Content-Length
+        assert out() == 0
+
+    def test_so_is_the_servers_file_wrapper(self):
+        def application(environ, start_response):
+            Account.objects.count()
+            return environ["wsgi.file_wrapper"](io.BytesIO(b"file"))
+
+        answer, _ = call(application)
+        assert type(answer) is FileWrapper
+        assert out() == 0
+
+    def test_write_is_the_servers(self):
+        def application(environ, start_response):
+            write = start_response("200 OK", [])
+            write(str(Account.objects.count()).encode())
+            return []
+
+        _, written = call(application)
+        assert written[0].isdigit()
+        assert out() == 0
+
+    def test_an_application_that_raises_gives_back(self):
+        def application(environ, start_response):
+            connection.set_autocommit(False)
+            Account.objects.count()
+            raise LookupError
+
+        with pytest.raises(LookupError):
+            call(application)
+        assert out() == 0
+
+    def test_an_iterable_that_raises_gives_back_at_its_close(self):
+        def application(environ, start_response):
+            Account.objects.count()
+            yield b"1"
+            raise LookupError
+
+        answer, _ = call(application)
+        assert next(answer) == b"1"
+        with pytest.raises(LookupError):
+            next(answer)
+        answer.close()
+        assert out() == 0
+
+
+async def serve(application, scope, *messages):
+    """Let an ASGI application have messages; what it sent."""
+    sent = []
+    queue = list(messages)
+
+    async def receive():
+        if not queue:
+            await asyncio.Event().wait()
+        return queue.pop(0)
+
+    async def send(message):
+        sent.append(message["type"])
+
+    await application(scope, receive, send)
+    return sent
+
+
+def lifespan(application):
+    wrapped = ConnectionReleaseASGI(application, threads=2)
+    return asyncio.run(serve(wrapped, {"type": "lifespan"}, {"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}))
+
+
+class TestLifespan:
+    def test_it_is_answered_where_the_application_knows_none(self):
+        async def application(scope, receive, send):
+            raise ValueError("Django can only handle ASGI/HTTP connections")
+
+        assert lifespan(application) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+    def test_it_is_the_applications_where_it_knows_one(self):
+        seen = []
+
+        async def application(scope, receive, send):
+            for name in ("startup", "shutdown"):
+                seen.append((await receive())["type"])
+                await send({"type": f"lifespan.{name}.complete"})
+
+        assert lifespan(application) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+        assert seen == ["lifespan.startup", "lifespan.shutdown"]
+
+    def test_an_error_of_an_application_that_knows_it_is_the_servers_to_see(self):
+        async def application(scope, receive, send):
+            await receive()
+            raise LookupError
+
+        with pytest.raises(LookupError):
+            lifespan(application)
+
+    def test_shutdown_closes_pools_and_ends_threads(self):
+        async def application(scope, receive, send):
+            raise ValueError
+
+        connection.ensure_connection()
+        connections.close_all()
+        before = threading.active_count()
+        lifespan(application)
+        assert sum(status["open"] for status in pool_status().values()) == 0
+        eventually(threading.active_count, lambda count: count <= before)
+
+
+class TestASGI:
+    def test_websockets_pass_through(self):
+        async def application(scope, receive, send):
+            await send({"type": "websocket.accept"})
+
+        assert asyncio.run(serve(ConnectionReleaseASGI(application), {"type": "websocket"})) == ["websocket.accept"]
+
+    @pytest.mark.parametrize("threads", [0, -1, "4", None])
+    def test_threads_is_checked_at_once(self, threads):
+        with pytest.raises(ValueError, match="must be a whole number, 1 or more"):
+            ConnectionReleaseASGI(None, threads=threads)
+
+    def test_requests_share_warm_threads_in_their_order(self):
+        seen, order = set(), []
+
+        async def application(scope, receive, send):
+            def work():
+                seen.add(threading.current_thread())
+                order.append(scope["number"])
+                return Account.objects.count()
+
+            await sync_to_async(work)()
+            await sync_to_async(work)()
+
+        async def storm():
+            wrapped = ConnectionReleaseASGI(application, threads=1)
+            await asyncio.gather(*(serve(wrapped, {"type": "http", "number": n}) for n in range(20)))
+            wrapped.threads.close()
+
+        asyncio.run(storm())
+        assert len(seen) == 1
+        # One thread: each request had it for both its calls, first come first served.
+        assert order == [n for n in range(20) for _ in range(2)]
+        assert out() == 0
+
+    def test_a_cancelled_request_leaks_nothing(self):
+        started = threading.Event()
+
+        async def application(scope, receive, send):
+            def work():
+                with connection.cursor() as cursor:
+                    started.set()
+                    cursor.execute("SELECT SLEEP(0.2)")
+                    cursor.execute("SELECT 42")
+                    return cursor.fetchone()
+
+            await sync_to_async(work)()
+
+        async def cancel():
+            wrapped = ConnectionReleaseASGI(application, threads=1)
+            for _ in range(3):
+                started.clear()
+                task = asyncio.create_task(serve(wrapped, {"type": "http"}))
+                while not started.is_set():
+                    await asyncio.sleep(0)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            eventually(out, lambda number: number == 0)
+            wrapped.threads.close()
+
+        asyncio.run(cancel())
+
+    def test_a_thread_that_still_runs_is_not_lent_again(self):
+        threads = WarmThreads(1)
+        release, order = threading.Event(), []
+        first, second = (Loan(threads, must_stay=lambda thread: False) for _ in range(2))
+        running = first.submit(lambda: (release.wait(60), order.append("first")))
+        first.finish(None)
+        waiting = second.submit(lambda: order.append("second"))
+        assert not waiting.done()
+        release.set()
+        running.result(60)
+        waiting.result(60)
+        assert order == ["first", "second"]
+        second.finish(None)
+        threads.close()
+
+
+def test_starlette(serve):
+    site = serve("starlette")
+    assert site.storm([f"/{view}/" for view in ("count", "count_async", "to_thread")] * 50) == {200: 150}
+    site.wait_until_none_is_out()
