@@ -206,9 +206,7 @@ class Site:
             if next(_numbers) % 2:
                 connection.recv(1)
 
-    def storm(
-        self, paths: Sequence[str], clients: int = 20, leave: Callable[[int], bool] = lambda _: False
-    ) -> Counter[int]:
+    def storm(self, paths: Sequence[str], leave: Callable[[int], bool] = lambda _: False) -> Counter[int]:
         """Request all the paths, some at a time; how often each status code came back.
 
         The clients whose number ``leave`` says so of hang up early.
@@ -223,7 +221,7 @@ class Site:
             except httpx.RemoteProtocolError:
                 return -1  # a stream that broke off
 
-        with ThreadPoolExecutor(clients) as executor:
+        with ThreadPoolExecutor(20) as executor:
             return Counter(executor.map(visit, range(len(paths)), paths))
 
 

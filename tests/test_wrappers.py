@@ -257,8 +257,7 @@ class TestASGI:
             for _ in range(3):
                 started.clear()
                 task = asyncio.create_task(serve(wrapped, {"type": "http"}))
-                while not started.is_set():
-                    await asyncio.sleep(0)
+                await asyncio.to_thread(started.wait)
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
