@@ -13,7 +13,7 @@ ifdef SERVER_URL
 export MYSQLPOOL_SERVER_URL := $(SERVER_URL)
 endif
 
-.PHONY: help setup demo test benchmark lint docs clean
+.PHONY: help setup demo test benchmark benchmark-web lint docs clean
 
 help:
 	@echo 'make demo   the example site on both engines under load, then left running until Ctrl-C'
@@ -21,6 +21,8 @@ help:
 	@echo 'make benchmark'
 	@echo '            the cost of a request with one query, beside the other engines'
 	@echo '            (with TLS too where SERVER= is a MySQL)'
+	@echo 'make benchmark-web'
+	@echo '            requests per second under gunicorn and uvicorn, beside the other engines (needs wrk)'
 	@echo 'make lint   ruff and mypy'
 	@echo 'make docs   the documentation, in docs/_build/html'
 	@echo 'make clean  remove all that these made, .venv included'
@@ -46,6 +48,9 @@ test: setup
 
 benchmark: setup
 	@exec $(VENV)python -m benchmarks.cycle $(ARGS)
+
+benchmark-web: setup
+	@exec $(VENV)python -m benchmarks.web $(ARGS)
 
 lint: setup
 	$(VENV)ruff check .

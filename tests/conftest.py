@@ -46,10 +46,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
     django.setup()
     from django.core.management import call_command
+    from django.db import connections
     from django.test.utils import setup_test_environment
 
     setup_test_environment()
     call_command("migrate", run_syncdb=True, verbosity=0)
+    connections.close_all()
 
 
 _SERVER = pytest.StashKey[Server]()

@@ -24,6 +24,10 @@ def status(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"pools": pool_status(), "threads": [thread.name for thread in threading.enumerate()]})
 
 
+def nothing(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("nothing")
+
+
 def query() -> int:
     return Account.objects.count()
 
@@ -158,6 +162,7 @@ async def threads_async(request: HttpRequest) -> HttpResponse:
 
 urlpatterns = [
     path("status/", status),
+    path("nothing/", nothing),
     path("count/", count),
     path("count-async/", count_async),
     path("write/", write),

@@ -71,7 +71,7 @@ class ConnectionReleaseASGI:
 
         try:
             async with _lent(loan):
-                with work.entered():
+                with work:
                     await self.application(scope, receive, send_and_share)
         finally:
             is_left = work.end(may_ask_server=False)

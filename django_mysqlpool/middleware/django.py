@@ -32,21 +32,19 @@ class ConnectionReleaseMiddleware:
         return self._respond_async(request) if self.is_async else self._respond(request)
 
     def _respond(self, request: HttpRequest) -> HttpResponseBase:
-        scope = Scope()
-        try:
-            with scope.entered():
+        with Scope() as scope:
+            try:
                 response: HttpResponseBase = self.get_response(request)
-        finally:
-            scope.end()
+            finally:
+                scope.end()
         return _with_stream_released(response)
 
     async def _respond_async(self, request: HttpRequest) -> HttpResponseBase:
-        scope = Scope()
-        try:
-            with scope.entered():
+        with Scope() as scope:
+            try:
                 response: HttpResponseBase = await self.get_response(request)
-        finally:
-            await end_from_event_loop(scope)
+            finally:
+                await end_from_event_loop(scope)
         return _with_stream_released(response)
 
 
@@ -83,7 +81,7 @@ class _Stream:
 
     def __next__(self) -> Any:
         try:
-            with self._scope.entered():
+            with self._scope:
                 chunk = next(self._content)
         except BaseException:  # StopIteration, too: the stream has ended
             self._scope.end()
@@ -96,7 +94,7 @@ class _Stream:
         try:
             close = getattr(self._content, "close", None)
             if close is not None:
-                with self._scope.entered():
+                with self._scope:
                     close()
         finally:
             self._scope.end()
@@ -114,7 +112,7 @@ class _AsyncStream:
 
     async def __anext__(self) -> Any:
         try:
-            with self._scope.entered():
+            with self._scope:
                 chunk = await anext(self._content)
         except BaseException:
             await end_from_event_loop(self._scope)

@@ -24,7 +24,7 @@ class ConnectionReleaseWSGI:
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         scope = Scope()
         try:
-            with scope.entered():
+            with scope:
                 answer = self.application(environ, start_response)
         except BaseException:
             scope.end()
@@ -54,7 +54,7 @@ class _Answer:
         return self
 
     def __next__(self) -> bytes:
-        with self._scope.entered():
+        with self._scope:
             if self._chunks is None:
                 self._chunks = iter(self._answer)
             chunk = next(self._chunks)
@@ -66,7 +66,7 @@ class _Answer:
         try:
             close = getattr(self._answer, "close", None)
             if close is not None:
-                with self._scope.entered():
+                with self._scope:
                     close()
         finally:
             self._scope.end()

@@ -6,8 +6,6 @@ takes the context along.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -23,9 +21,12 @@ def current_scope() -> Scope | None:
 
 
 class Scope:
-    """The leases taken on behalf of a piece of work."""
+    """The leases taken on behalf of a piece of work.
 
-    __slots__ = ("has_ended", "leases", "parent")
+    Those taken in a ``with`` block of it, or in threads and tasks that the block starts, are its own.
+    """
+
+    __slots__ = ("_token", "has_ended", "leases", "parent")
 
     def __init__(self) -> None:
         self.leases: set[Lease] = set()
@@ -38,14 +39,12 @@ class Scope:
             scope = scope.parent
         return scope is self
 
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Leases taken in the block, or in threads and tasks that it starts, are this scope's."""
-        token = _current.set(self)
-        try:
-            yield
-        finally:
-            _current.reset(token)
+    def __enter__(self) -> Scope:  # noqa: PYI034 (Self is Python 3.11's)
+        self._token = _current.set(self)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        _current.reset(self._token)
 
     def add(self, lease: Lease) -> None:
         """Count a lease in; what is taken after the end is wanted back as soon as it is idle."""
