@@ -215,8 +215,8 @@ def bare(server: Server, rounds: int, times: int) -> None:
         wrapper.close()
 
     def through_the_pool() -> None:
-        checkout = pool.checkout(wrapper, params)
-        pool.checkin(checkout, wrapper.get_connection_params, discard=False)
+        lease, fairy = pool.checkout(wrapper, params)
+        pool.checkin(lease, fairy, wrapper.get_connection_params, discard=False)
 
     through_the_engine()
     pool, params = wrapper.pool, wrapper.get_connection_params()

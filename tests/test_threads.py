@@ -6,7 +6,7 @@ import inspect
 import threading
 
 import pytest
-from django.db import connection, transaction
+from django.db import ProgrammingError, connection, connections, transaction
 
 from django_mysqlpool import PooledThreadPoolExecutor, PoolTimeout, auto_close_db
 from tests.shop.models import Account
@@ -111,3 +111,66 @@ class TestExhaustion:
                 wrapper.ensure_connection()
 
         in_thread_holding(wrapper.alias, act)
+
+
+class TestThreadsThatDie:
+    def test_each_leaves_a_connection_out_and_none_is_lost(self, make_alias, caplog):
+        """Thirty threads, one after another, over a pool of five; what each had begun is rolled back."""
+        wrapper = make_alias(pool={"pool_size": 5, "max_overflow": 0, "timeout": 10}, at_most=5)
+        kept = []
+
+        def leave_out() -> None:
+            own = connections[wrapper.alias]
+            kept.append(own)  # so that no garbage collector finds it
+            own.set_autocommit(False)
+            Account.objects.using(wrapper.alias).create(name="of a dead thread")
+
+        for number in range(30):
+            thread = threading.Thread(target=leave_out, name=f"mortal-{number}")
+            thread.start()
+            thread.join()
+        assert len(kept) == 30
+        assert status_of(wrapper)["open"] == 5
+        assert "never given back by thread 'mortal-0'" in caplog.text
+        wrapper.pool.close()
+        for own in kept[-5:]:
+            own.inc_thread_sharing()
+            own.close()
+        assert not Account.objects.filter(name="of a dead thread").exists()
+
+    def test_one_that_waits_gets_what_a_dying_thread_leaves(self, make_alias):
+        wrapper = make_alias(pool={"pool_size": 1, "max_overflow": 0, "timeout": 10})
+        held, end, kept = threading.Event(), threading.Event(), []
+
+        def leave_out() -> None:
+            kept.append(connections[wrapper.alias])
+            kept[0].ensure_connection()
+            held.set()
+            end.wait(60)
+
+        thread = threading.Thread(target=leave_out)
+        thread.start()
+        assert held.wait(60)
+        threading.Timer(0.2, end.set).start()
+        assert backend_pid(wrapper)
+        assert kept[0].connection is None
+
+
+class TestCursorsThatOutliveTheirLease:
+    def test_they_are_closed(self, make_alias):
+        wrapper = make_alias()
+        cursor = wrapper.cursor()
+        cursor.execute("SELECT 1")
+        wrapper.close()
+        with pytest.raises(ProgrammingError, match="cursor closed"):
+            cursor.execute("SELECT 2")
+        cursor.close()
+
+    def test_also_where_the_connection_is_out_again(self, make_alias):
+        wrapper = make_alias()
+        cursor = wrapper.cursor()
+        wrapper.close()
+        first = backend_pid(wrapper)
+        with pytest.raises(ProgrammingError, match="cursor closed"):
+            cursor.execute("SELECT 2")
+        assert backend_pid(wrapper) == first

@@ -62,9 +62,10 @@ class Pool:
         if slots:
             slots.is_fit = self._is_fit
             slots.reclaim = self._reclaim
+            slots.on_return = self._on_checkin
         else:
             event.listen(self._pool, "checkout", self._before_lending)
-        event.listen(self._pool, "checkin", self._on_checkin)
+            event.listen(self._pool, "checkin", self._on_checkin)
         event.listen(self._pool, "close", self._on_close)
 
     def __repr__(self) -> str:
@@ -123,9 +124,10 @@ class Pool:
     def _is_fit(self, connection: Any) -> bool:
         """Whether a connection that was given back may be lent again."""
         session: Session = connection.mysqlpool_session
-        if session.generation != self.generation or session.is_overdue(self.lifetime):
+        now = time.monotonic()
+        if session.generation != self.generation or session.is_overdue(self.lifetime, now):
             return False
-        if session.is_alive(self.options.ping_after):
+        if session.is_alive(self.options.ping_after, now):
             return True
         self._suspect_others(session)
         return False

@@ -82,6 +82,8 @@ class SlotPool(Pool):
         self._next_trim = 0.0
         #: Asked, outside the lock, whether an idle connection may be lent; where not, its slot gets a new one.
         self.is_fit: Callable[[Any], bool] = lambda _connection: True
+        #: Called, outside the lock, with each connection that comes back, and its record.
+        self.on_return: Callable[[Any, Any], None] = lambda _connection, _record: None
         #: Called, outside the lock, by a thread that would have to wait: now, and every second of its wait.
         self.reclaim: Callable[[], None] = lambda: None
 
@@ -151,6 +153,8 @@ class SlotPool(Pool):
         return self._wait(waiter)
 
     def _do_return_conn(self, record: Any) -> None:
+        if record.dbapi_connection is not None:
+            self.on_return(record.dbapi_connection, record)
         with self.lock:
             self._put(record)
             self._serve()

@@ -88,11 +88,11 @@ class Session:
         except Exception:
             return False
 
-    def is_overdue(self, lifetime: float) -> bool:
-        """Whether it has lived for ``lifetime`` seconds, less its jitter."""
-        return time.monotonic() - self.born > lifetime * self.jitter
+    def is_overdue(self, lifetime: float, now: float) -> bool:
+        """Whether it has lived for ``lifetime`` seconds, less its jitter; ``now`` is ``time.monotonic()``."""
+        return now - self.born > lifetime * self.jitter
 
-    def is_alive(self, ping_after: float) -> bool:
+    def is_alive(self, ping_after: float, now: float) -> bool:
         """Whether the server still listens; without a round trip where it was used ``ping_after`` seconds ago or later.
 
         An idle session's socket has nothing to read, except where the server hung up or says why it is about to.
@@ -101,7 +101,7 @@ class Session:
         assert self.last_used is not None
         if self._poll.poll(0):
             return False
-        if self.is_suspect or time.monotonic() - self.last_used > ping_after:
+        if self.is_suspect or now - self.last_used > ping_after:
             try:
                 self.connection.ping()
             except Exception:

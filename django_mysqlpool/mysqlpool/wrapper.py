@@ -49,6 +49,7 @@ class PooledDatabaseMixin(_Base):
         self._fairy: Any = None
         self._bound: tuple[tuple[Any, ...], Pool] | None = None
         self._known_facts: dict[str, Any] | None = None
+        self._is_connecting = False
 
     @property
     def pool(self) -> Pool | None:
@@ -94,6 +95,7 @@ class PooledDatabaseMixin(_Base):
         return super().get_new_connection(conn_params)
 
     def connect(self) -> None:
+        self._is_connecting = self.pool_options is not None
         try:
             super().connect()
         except BaseException:
@@ -101,6 +103,8 @@ class PooledDatabaseMixin(_Base):
             if self._lease is not None:
                 self.close()
             raise
+        finally:
+            self._is_connecting = False
         if self._lease is not None:
             # What receivers of connection_created have done is set-up too.
             self._lease.session.mark_set_up()
@@ -151,8 +155,12 @@ class PooledDatabaseMixin(_Base):
         with self.use:
             return self.connection is not None and super().is_usable()
 
-    def set_autocommit(self, *args: Any, **kwargs: Any) -> None:
-        super().set_autocommit(*args, **kwargs)
+    def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
+        if self._is_connecting and self.connection.get_autocommit() == autocommit:
+            # A warm session comes as the settings want it; the driver knows that without asking.
+            self.autocommit = autocommit
+            return
+        super().set_autocommit(autocommit, *args, **kwargs)
         lease = self._lease
         if lease is not None and lease.is_wanted_back:
             lease.settle()
