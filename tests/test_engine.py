@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import MySQLdb
 import pytest
@@ -283,3 +284,20 @@ def in_thread_holding(alias: str, action) -> int:
         done.set()
         thread.join()
     return seen[0]
+
+
+def test_the_cap_holds_on_the_server_while_connections_are_replaced(make_alias):
+    """The server refuses one more than the cap; it counts a closed connection until it has read the farewell."""
+    alias = make_alias(pool={"pool_size": 4, "max_overflow": 0}, at_most=4).alias
+
+    def replace(_: int) -> int:
+        wrapper = connections[alias]
+        pid = backend_pid(wrapper)
+        with wrapper.cursor() as cursor:
+            cursor.execute(f"XA START '{pid}'")  # costs the connection
+        wrapper.close()
+        return pid
+
+    with ThreadPoolExecutor(8) as executor:
+        pids = list(executor.map(replace, range(400)))
+    assert len(set(pids)) == 400

@@ -15,6 +15,7 @@ from django.db import connection, connections
 from django_mysqlpool import pool_status
 from django_mysqlpool.middleware import ConnectionReleaseASGI, ConnectionReleaseWSGI
 from django_mysqlpool.middleware.threads import Loan, WarmThreads
+from django_mysqlpool.mysqlpool.scope import Scope
 from tests.conftest import eventually
 from tests.shop.models import Account
 
@@ -108,6 +109,21 @@ class TestWSGI:
 
         answer, _ = call(application)
         assert type(answer) is FileWrapper
+        assert out() == 0
+
+    def test_so_is_that_of_a_server_whose_wrapper_is_a_function(self):
+        made = []
+
+        def wrapper(file):  # as uWSGI's: known to the server by what it returned
+            made.append(FileWrapper(file))
+            return made[-1]
+
+        def application(environ, start_response):
+            Account.objects.count()
+            return environ["wsgi.file_wrapper"](io.BytesIO(b"file"))
+
+        answer, _ = call(application, **{"wsgi.file_wrapper": wrapper})
+        assert answer is made[0]
         assert out() == 0
 
     def test_write_is_the_servers(self):
@@ -265,6 +281,62 @@ class TestASGI:
             wrapped.threads.close()
 
         asyncio.run(cancel())
+
+    def test_a_dirty_connection_of_a_thread_that_was_not_lent_goes_back_too(self):
+        def work():
+            with connection.cursor() as cursor:
+                cursor.execute("SET @a = 1")
+
+        async def application(scope, receive, send):
+            await asyncio.to_thread(work)
+            raise LookupError
+
+        async def request():
+            wrapped = ConnectionReleaseASGI(application, threads=1)
+            with pytest.raises(LookupError):
+                await serve(wrapped, {"type": "http"})
+            await asyncio.to_thread(eventually, out, lambda number: number == 0)
+            wrapped.threads.close()
+
+        asyncio.run(request())
+
+    def test_no_request_runs_in_the_open_transaction_of_another(self):
+        """A stream's transaction stays with its thread; so the next request waits for another thread."""
+        seen = {}
+
+        async def application(scope, receive, send):
+            def begin():
+                connection.set_autocommit(False)
+                Account.objects.create(name="uncommitted")
+
+            def look():
+                seen["autocommit"] = connection.get_autocommit()
+                seen["rows"] = Account.objects.filter(name="uncommitted").count()
+
+            if scope["name"] == "stream":
+                with Scope():  # as the middleware has it for a stream
+                    await send({"type": "http.response.start"})
+                    await sync_to_async(begin)()
+                    await send({"type": "http.response.body", "more_body": True})
+                    await scope["end"].wait()
+            else:
+                await sync_to_async(look)()
+
+        async def both():
+            wrapped = ConnectionReleaseASGI(application, threads=1)
+            end = asyncio.Event()
+            stream = asyncio.create_task(serve(wrapped, {"type": "http", "name": "stream", "end": end}))
+            await asyncio.to_thread(eventually, out, lambda number: number == 1)
+            request = asyncio.create_task(serve(wrapped, {"type": "http", "name": "request"}))
+            await asyncio.sleep(0)
+            assert not request.done()
+            end.set()
+            await asyncio.gather(stream, request)
+            wrapped.threads.close()
+
+        asyncio.run(both())
+        assert seen == {"autocommit": True, "rows": 0}
+        assert out() == 0
 
     def test_a_thread_that_still_runs_is_not_lent_again(self):
         threads = WarmThreads(1)

@@ -21,6 +21,7 @@ class WarmThreads:
         self._idle: list[ThreadPoolExecutor] = []
         self._all: list[ThreadPoolExecutor] = []
         self._waiting: deque[Loan] = deque()
+        self._is_closed = False
 
     def take(self, loan: Loan) -> ThreadPoolExecutor | None:
         """A thread that is free; ``None`` where ``loan`` has to wait: it is told by ``Loan.begin``."""
@@ -37,20 +38,24 @@ class WarmThreads:
     def give(self, thread: ThreadPoolExecutor) -> None:
         """Take an idle thread back, for the loan that has waited longest."""
         with self._lock:
-            if thread not in self._all:
-                return  # close() has ended it
-            if not self._waiting:
+            if self._waiting:
+                loan = self._waiting.popleft()
+            else:
+                loan = None
                 self._idle.append(thread)
-                return
-            loan = self._waiting.popleft()
-        loan.begin(thread)
+        if loan is not None:
+            loan.begin(thread)
+        elif self._is_closed:
+            self.close()
 
     def close(self) -> None:
-        """End the threads, when what runs in them is done; they start again if they are needed again."""
+        """End the threads: the idle ones now, the others when they come back and nobody waits for them."""
         with self._lock:
-            threads, self._all, self._idle = self._all, [], []
-        for thread in threads:
-            thread.shutdown(wait=True)
+            self._is_closed = True
+            idle, self._idle = self._idle, []
+            self._all = [thread for thread in self._all if thread not in idle]
+        for thread in idle:
+            thread.shutdown(wait=False)
 
 
 class Loan(Executor):
@@ -115,8 +120,7 @@ class Loan(Executor):
         with self._lock:
             self._is_sharing = True
             self._must_stay = _never
-            has_thread = self._thread is not None
-        if last is not None and has_thread:
+        if last is not None:
             self.submit(last)
         else:
             self._let_go()

@@ -23,22 +23,37 @@ class ConnectionReleaseWSGI:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         scope = Scope()
+        files = _Files(environ)
         try:
             with scope:
                 answer = self.application(environ, start_response)
         except BaseException:
             scope.end()
             raise
-        if isinstance(answer, (list, tuple)) or _is_file(answer, environ):
+        if isinstance(answer, (list, tuple)) or answer in files:
             scope.end()
             return answer
         return _Answer(answer, scope)
 
 
-def _is_file(answer: object, environ: dict[str, Any]) -> bool:
-    """Whether the server would recognise its own file wrapper, and send the file its own way."""
-    wrapper = environ.get("wsgi.file_wrapper")
-    return isinstance(wrapper, type) and isinstance(answer, wrapper)
+class _Files:
+    """What the server's file wrapper made of files, which the server recognises and sends in its own way."""
+
+    def __init__(self, environ: dict[str, Any]) -> None:
+        self._wrapper = environ.get("wsgi.file_wrapper")
+        self._made: list[object] = []
+        if self._wrapper is not None and not isinstance(self._wrapper, type):
+            # uWSGI's is a function; what it returns can be told only by its identity.
+            environ["wsgi.file_wrapper"] = self._make
+
+    def _make(self, *args: Any) -> Any:
+        self._made.append(self._wrapper(*args))  # type: ignore[misc]
+        return self._made[-1]
+
+    def __contains__(self, answer: object) -> bool:
+        if isinstance(self._wrapper, type):
+            return isinstance(answer, self._wrapper)
+        return any(made is answer for made in self._made)
 
 
 class _Answer:
@@ -54,12 +69,13 @@ class _Answer:
         return self
 
     def __next__(self) -> bytes:
-        with self._scope:
-            if self._chunks is None:
-                self._chunks = iter(self._answer)
-            chunk = next(self._chunks)
-        self._scope.release_idle()
-        return chunk
+        try:
+            with self._scope:
+                if self._chunks is None:
+                    self._chunks = iter(self._answer)
+                return next(self._chunks)
+        finally:
+            self._scope.release_idle()
 
     def close(self) -> None:
         """The server calls it at the end of each request, also where the client has left."""

@@ -7,14 +7,26 @@ is closed or deallocated, which would end the parent's session; so the child fir
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from django.db import connections
 
 if TYPE_CHECKING:
     from .pool import Pool
     from .session import Session
+
+
+@runtime_checkable
+class Abandonable(Protocol):
+    """A pooled wrapper, as far as it matters here."""
+
+    use: Any
+    _fairy: Any
+
+    def forget_connection(self) -> None: ...
+
 
 # Kept for the life of the child: to deallocate a connection with TLS is to have its library write to the socket.
 _kept: list[Any] = []
@@ -28,10 +40,12 @@ def abandon(pools: Iterable[Pool]) -> None:
             _redirect(session)
         _kept.append(pool)
     for wrapper in connections.all(initialized_only=True):
-        fairy = getattr(wrapper, "_fairy", None)
-        if fairy is not None:
-            _kept.append(fairy)
-            wrapper.forget_connection()  # type: ignore[attr-defined]
+        if not isinstance(wrapper, Abandonable):
+            continue
+        wrapper.use = threading.RLock()  # a thread of the parent's may have held the last one
+        if wrapper._fairy is not None:
+            _kept.append(wrapper._fairy)
+            wrapper.forget_connection()
 
 
 def _redirect(session: Session) -> None:

@@ -21,7 +21,7 @@ from .errors import PoolTimeout
 from .lease import Lease
 from .options import PoolOptions
 from .queue import SlotPool, SlotTimeout, TooManyWaiting
-from .session import Session, can_reset
+from .session import Farewell, Session, can_reset
 
 if TYPE_CHECKING:
     from .wrapper import PooledDatabaseMixin
@@ -54,7 +54,7 @@ class Pool:
         self.is_abandoned = False
         self._asking = threading.local()
         self._pid = os.getpid()
-        self._pool = options.pool_class(self._open, **options.arguments)  # type: ignore[arg-type]
+        self._pool = options.pool_class(self._open, dialect=Farewell(), **options.arguments)  # type: ignore[arg-type]
         slots = self._pool if isinstance(self._pool, SlotPool) else None
         #: Held while slots change hands, where the pool class is ours.
         self.lock = slots.lock if slots else threading.RLock()
@@ -180,7 +180,7 @@ class Pool:
             lease.is_over = True
             # Closed inside atomic(), a wrapper stays in that block: its scope has still to end it.
             if lease.scope is not None and not keep_in_scope:
-                lease.scope.leases.discard(lease)
+                lease.scope.discard(lease)
         return lease
 
     def _clean(self, session: Session, params: Callable[[], dict[str, Any]]) -> bool:
@@ -204,7 +204,7 @@ class Pool:
         # In a scope, an ended thread's connection goes back with the others at the scope's end: nobody has forgotten it.
         if lease.scope is None:
             logger.warning(
-                "A connection of alias '%s' was never given back by thread '%s'; it is taken back, rolled back.",
+                "A connection of alias '%s' was never given back by thread '%s'; what it left open is rolled back.",
                 lease.alias,
                 lease.thread.name,
             )
@@ -219,10 +219,7 @@ class Pool:
             record.invalidate()
 
     def _on_close(self, connection: Any, record: Any) -> None:
-        session: Session = connection.mysqlpool_session
-        self.sessions.discard(session)
-        # They refer to each other; a closed connection must not wait for the garbage collector.
-        session.connection = session.record = None
+        self.sessions.discard(connection.mysqlpool_session)
 
     def close(self) -> None:
         """Close what is idle now, and what is out at its checkin; the pool opens new connections as they are needed."""

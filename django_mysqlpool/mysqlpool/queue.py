@@ -140,6 +140,10 @@ class SlotPool(Pool):
             raise
 
     def _get_slot(self) -> _ConnectionRecord:
+        slot = self._take_at_once()
+        if slot is not None:
+            return slot
+        self.reclaim()
         with self.lock:
             if not self._waiters:
                 slot = self._take()
@@ -151,6 +155,10 @@ class SlotPool(Pool):
             self._waiters.append(waiter)
             self._serve()
         return self._wait(waiter)
+
+    def _take_at_once(self) -> _ConnectionRecord | None:
+        with self.lock:
+            return None if self._waiters else self._take()
 
     def _do_return_conn(self, record: Any) -> None:
         if record.dbapi_connection is not None:
@@ -164,11 +172,11 @@ class SlotPool(Pool):
         try:
             served = False
             while not served:
-                self.reclaim()
                 left = deadline - time.monotonic()
                 served = waiter.served.acquire(timeout=max(min(left, _RECLAIM_INTERVAL), 0))
                 if left <= _RECLAIM_INTERVAL:
                     break
+                self.reclaim()
         except BaseException:
             # An interrupt, say: a slot that has arrived for this thread must not be lost with it.
             if not self._leave(waiter):

@@ -6,6 +6,7 @@ takes the context along.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ def current_scope() -> Scope | None:
 
 
 class Scope:
-    """The leases taken on behalf of a piece of work.
+    """The leases taken on behalf of a piece of work, and of the parts of it that are scopes of their own.
 
     Those taken in a ``with`` block of it, or in threads and tasks that the block starts, are its own.
     """
@@ -35,9 +36,7 @@ class Scope:
 
     def contains(self, scope: Scope | None) -> bool:
         """Whether ``scope`` is this one or a part of it."""
-        while scope is not None and scope is not self:
-            scope = scope.parent
-        return scope is self
+        return scope is not None and self in scope._with_parents()
 
     def __enter__(self) -> Scope:  # noqa: PYI034 (Self is Python 3.11's)
         self._token = _current.set(self)
@@ -50,14 +49,26 @@ class Scope:
         """Count a lease in; what is taken after the end is wanted back as soon as it is idle."""
         lease.scope = self
         lease.is_wanted_back = self.has_ended
-        self.leases.add(lease)
+        for scope in self._with_parents():
+            scope.leases.add(lease)
+
+    def discard(self, lease: Lease) -> None:
+        """The lease is over."""
+        for scope in self._with_parents():
+            scope.leases.discard(lease)
+
+    def _with_parents(self) -> Iterator[Scope]:
+        scope: Scope | None = self
+        while scope is not None:
+            yield scope
+            scope = scope.parent
 
     def end(self, *, may_ask_server: bool = True) -> bool:
         """Give back what the calling thread holds, whatever state it is in, and what other threads hold idle.
 
-        What is not idle elsewhere, a statement running or a transaction open, is given back by its own thread when it is
-        done. With ``may_ask_server=False`` what can't be cleaned without the server is left out, so that an event loop
-        may call this. Returns whether any lease is left.
+        What is not idle elsewhere, a statement running or a transaction open, its own thread gives back when it is done
+        with that, or when it turns to other work. With ``may_ask_server=False`` what can't be cleaned without the server
+        is left out, so that an event loop may call this. Returns whether any lease is left.
         """
         self.has_ended = True
         for lease in tuple(self.leases):
@@ -74,6 +85,6 @@ class Scope:
     def _take_back(self, lease: Lease, *, by_force: bool, may_ask_server: bool) -> None:
         wrapper = lease.wrapper()
         if wrapper is None:
-            self.leases.discard(lease)
+            self.discard(lease)
         else:
             wrapper.take_back(lease, by_force=by_force, may_ask_server=may_ask_server)

@@ -12,6 +12,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.pool.base import _ConnDialect
+
 from .statements import Verdict
 
 if TYPE_CHECKING:
@@ -110,8 +112,8 @@ class Session:
         return True
 
     def needs_server_to_clean(self) -> bool:
-        """Whether ``clean()`` has to talk with the server: to reset the session, or to roll back."""
-        return self.verdict is Verdict.DIRTY or not self.connection.get_autocommit()
+        """Whether ``clean()`` has to talk with the server: to reset or close the session, or to roll back."""
+        return self.verdict is not Verdict.CLEAN or not self.connection.get_autocommit()
 
     def clean(self, params: Mapping[str, Any] | None, *, always_reset: bool) -> bool:
         """Leave nothing of this borrower's in the session; ``False`` where only closing it does that.
@@ -147,6 +149,39 @@ class Session:
         if params.get("sql_mode"):
             connection.set_sql_mode(params["sql_mode"])
         self.verdict = Verdict.CLEAN
+
+
+class Farewell(_ConnDialect):
+    """How SQLAlchemy closes a connection: the server counts it until it has read the farewell, so that is waited for.
+
+    Otherwise the next connection could be one more than the cap, as the server counts.
+    """
+
+    #: Milliseconds.
+    PATIENCE = 1000
+
+    def do_close(self, dbapi_connection: Any) -> None:
+        session: Session = dbapi_connection.mysqlpool_session
+        socket = os.dup(dbapi_connection.fileno()) if session.has_its_socket() else None
+        # They refer to each other; a closed connection must not wait for the garbage collector.
+        session.connection = session.record = None
+        dbapi_connection.close()
+        if socket is not None:
+            self._wait_for_server(socket)
+
+    def _wait_for_server(self, socket: int) -> None:
+        poll = select.poll()
+        poll.register(socket, select.POLLIN)
+        try:
+            # Readable: the server has hung up, or what nobody has read is still on its way.
+            while poll.poll(self.PATIENCE) and os.read(socket, 65536):
+                pass
+        except OSError:
+            pass
+        finally:
+            os.close(socket)
+
+    do_terminate = do_close
 
 
 def _identity(descriptor: int) -> tuple[int, int]:

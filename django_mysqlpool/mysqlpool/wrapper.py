@@ -125,12 +125,10 @@ class PooledDatabaseMixin(_Base):
         super().ensure_connection()
 
     def _leave_other_work(self, lease: Lease) -> None:
-        """Give back what this thread still has of a piece of work that it no longer does."""
+        """Give back, rolled back, what this thread still has of a piece of work that it no longer does."""
         assert lease.scope is not None
-        if lease.scope.has_ended:
+        if lease.scope.has_ended or not lease.scope.contains(current_scope()):
             self.take_back(lease, by_force=True)
-        elif not lease.scope.contains(current_scope()):
-            self.take_back(lease)
 
     def _cursor(self, name: str | None = None) -> Any:
         with self.use:
@@ -212,7 +210,7 @@ class PooledDatabaseMixin(_Base):
         if is_in_block:
             self.forget_connection()
         if lease.scope is not None:
-            lease.scope.leases.discard(lease)
+            lease.scope.discard(lease)
 
     def _is_idle(self, lease: Lease) -> bool:
         in_transaction = self.in_atomic_block or self.autocommit != self.settings_dict["AUTOCOMMIT"]
