@@ -87,6 +87,26 @@ class TestOrder:
     def test_true_is_the_defaults(self):
         assert read(True) == read() == read({})
 
+    def test_every_key_of_the_design_is_known(self):
+        options = read(
+            {
+                "pool_class": "QueuePool",
+                "pool_size": 5,
+                "max_overflow": 10,
+                "timeout": 30,
+                "use_lifo": True,
+                "recycle": None,
+                "idle_timeout": 600,
+                "min_idle": 0,
+                "ping_after": 30,
+                "reset": "dirty",
+                "release": "request",
+                "max_waiting": None,
+                "leak_after": None,
+            }
+        )
+        assert options.pool_class is SlotPool
+
     def test_false_is_no_pool(self):
         assert read(False) is None
 
@@ -106,6 +126,7 @@ WRONG = [
     ({"reset": "never"}, r"['reset'] is 'never'; it must be 'dirty' or 'always'"),
     ({"release": "statement"}, r"['release'] is 'statement'; it must be 'request'"),
     ({"reset_on_return": "commit"}, r"['reset_on_return'] is 'commit'"),
+    ({"leak_after": 60}, r"['leak_after'] is 60; it must be None"),
     ({"max_waiting": 1.5}, r"['max_waiting'] is 1.5"),
     ({"creator": len}, "has the key 'creator'"),
     ({"pool_class": "QueuPool"}, "is 'QueuPool', which sqlalchemy.pool does not have. Did you mean 'QueuePool'?"),

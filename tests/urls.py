@@ -14,7 +14,7 @@ from django.db import connection, transaction
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.urls import path
 
-from django_mysqlpool import pool_status
+from django_mysqlpool import PooledThreadPoolExecutor, auto_close_db, pool_status
 from tests.shop.models import Account
 
 
@@ -160,6 +160,12 @@ async def threads_async(request: HttpRequest) -> HttpResponse:
     return HttpResponse("threads")
 
 
+def executor(request: HttpRequest) -> HttpResponse:
+    with PooledThreadPoolExecutor(max_workers=2) as workers:
+        counts = list(workers.map(lambda _: query(), range(4)))
+    return HttpResponse(str([*counts, auto_close_db(query)()]))
+
+
 urlpatterns = [
     path("status/", status),
     path("nothing/", nothing),
@@ -180,5 +186,6 @@ urlpatterns = [
     path("events/", events),
     path("file/", file),
     path("threads/", threads),
+    path("executor/", executor),
     path("threads-async/", threads_async),
 ]

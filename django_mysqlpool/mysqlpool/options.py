@@ -89,6 +89,7 @@ _RULES: dict[str, _Rule] = {
         lambda v: v == "request",
         "'request' ('transaction' is planned and not in this version)",
     ),
+    "leak_after": _Rule(lambda v: v is None, "None (a number of seconds is planned and not in this version)"),
     "reset_on_return": _Rule(
         lambda v: v in ("rollback", True, None, False),
         "'rollback' or None (what was left open is rolled back in any case, never committed)",
@@ -97,7 +98,7 @@ _RULES: dict[str, _Rule] = {
 }
 
 # The package's own keys; all others go to the pool class.
-_OWN = {"recycle", "ping_after", "pre_ping", "reset", "release", "use_threadlocal"}
+_OWN = {"recycle", "ping_after", "pre_ping", "reset", "release", "leak_after", "use_threadlocal"}
 
 
 def pool_options(alias: str, settings_dict: Mapping[str, Any]) -> PoolOptions | None:
@@ -155,6 +156,7 @@ class _Reader:
 
     def _build(self, pool_class: type[sqlalchemy.pool.Pool], values: dict[str, Any]) -> PoolOptions:
         own = {key: values.pop(key) for key in _OWN & values.keys()}
+        own.pop("leak_after", None)
         if own.pop("pre_ping", False):
             own["ping_after"] = 0
         # Sessions are cleaned by this package; SQLAlchemy's rollback would be a round trip for nothing.
