@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import io
 import threading
 from wsgiref.util import FileWrapper
@@ -358,3 +359,40 @@ def test_starlette(serve):
     site = serve("starlette")
     assert site.storm([f"/{view}/" for view in ("count", "count_async", "to_thread")] * 50) == {200: 150}
     site.wait_until_none_is_out()
+
+
+class TestOtherWorkInTheSameThread:
+    """What a thread still has of one piece of work, when it turns to another."""
+
+    @pytest.fixture
+    def left_open(self):
+        """A scope that goes on, with a transaction open in this thread."""
+        with Scope() as scope:
+            connection.set_autocommit(False)
+            Account.objects.create(name="left open")
+        yield scope
+        scope.end()
+
+    def test_another_scope_finds_nothing_of_it(self, left_open):
+        with Scope() as other:
+            assert connection.connection is not None
+            assert not Account.objects.filter(name="left open").exists()
+            assert connection.get_autocommit()
+        other.end()
+
+    def test_a_part_of_it_shares_it(self, left_open):
+        with left_open, Scope() as part:
+            assert Account.objects.filter(name="left open").exists()
+        part.end()
+        with left_open:
+            assert Account.objects.filter(name="left open").exists()
+
+    def test_code_in_a_context_of_its_own_may_be_part_of_it(self, left_open):
+        assert contextvars.Context().run(Account.objects.filter(name="left open").exists)
+        with left_open:
+            assert Account.objects.filter(name="left open").exists()
+
+    def test_after_its_end_nothing_is_left(self, left_open):
+        left_open.end()
+        assert connection.connection is None
+        assert not Account.objects.filter(name="left open").exists()

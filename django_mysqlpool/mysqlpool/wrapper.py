@@ -125,10 +125,14 @@ class PooledDatabaseMixin(_Base):
         super().ensure_connection()
 
     def _leave_other_work(self, lease: Lease) -> None:
-        """Give back, rolled back, what this thread still has of a piece of work that it no longer does."""
+        """Give back, rolled back, what this thread still has of a piece of work that it no longer does.
+
+        Code in no scope may be part of that work, in a context of its own: it leaves an open transaction alone.
+        """
         assert lease.scope is not None
-        if lease.scope.has_ended or not lease.scope.contains(current_scope()):
-            self.take_back(lease, by_force=True)
+        scope = current_scope()
+        if not lease.scope.contains(scope):
+            self.take_back(lease, by_force=lease.scope.has_ended or scope is not None)
 
     def _cursor(self, name: str | None = None) -> Any:
         with self.use:
