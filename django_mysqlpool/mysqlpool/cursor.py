@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import cache
 from typing import Any
 
@@ -40,6 +41,7 @@ class _Watched:
         lease = self._lease
         if lease is None or self._is_judged:
             return super().execute(query, args)  # type: ignore[misc]
+        lease.statement = query
         return self._send(lease, judge(query), super().execute, query, args)  # type: ignore[misc]
 
     def executemany(self, query: Any, args: Any) -> Any:
@@ -48,6 +50,7 @@ class _Watched:
             return super().executemany(query, args)  # type: ignore[misc]
         # The driver's executemany() calls execute() with texts that hold the rows; it is the template that is judged.
         self._is_judged = True
+        lease.statement = query
         try:
             return self._send(lease, judge(query), super().executemany, query, args)  # type: ignore[misc]
         finally:
@@ -57,6 +60,7 @@ class _Watched:
         lease = self._lease
         if lease is None:
             return super().callproc(procname, args)  # type: ignore[misc]
+        lease.statement = "CALL"
         return self._send(lease, Verdict.DIRTY, super().callproc, procname, args)  # type: ignore[misc]
 
     def close(self) -> None:
@@ -71,15 +75,23 @@ class _Watched:
             lease.settle()
 
     def _send(self, lease: Lease, verdict: Verdict, send: Any, *args: Any) -> Any:
+        session = lease.session
         try:
             with lease.use:
                 if verdict and not lease.is_over:
-                    lease.session.note(verdict)
+                    session.note(verdict)
                 try:
                     return send(*args)
+                except Exception as error:
+                    if not lease.is_over:
+                        lease.note_error(error)
+                    raise
                 finally:
                     # An unbuffered cursor reads its rows from the server while they are fetched.
                     lease.is_busy = self._result is not None  # type: ignore[attr-defined]
+                    if not lease.is_over:
+                        session.last_used = time.monotonic()
+                        session.may_have_unread |= lease.is_busy
         finally:
             if lease.is_wanted_back:
                 lease.settle()

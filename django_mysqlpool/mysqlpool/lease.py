@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import weakref
 
     from .pool import Pool
+    from .report import Stack
     from .scope import Scope
     from .session import Session
     from .wrapper import PooledDatabaseMixin
@@ -25,12 +26,16 @@ class Lease:
     __slots__ = (
         "alias",
         "is_busy",
+        "is_lost",
         "is_over",
+        "is_reported",
         "is_wanted_back",
         "pool",
         "scope",
         "session",
         "since",
+        "stack",
+        "statement",
         "thread",
         "use",
         "wrapper",
@@ -54,6 +59,14 @@ class Lease:
         #: ``time.monotonic()``
         self.since = time.monotonic()
         self.scope: Scope | None = None
+        #: Where the checkout happened, if the pool's ``leak_after`` asks for it.
+        self.stack: Stack | None = None
+        #: The last statement's template, for the kind of statement that it is.
+        self.statement: object = None
+        #: It has been logged that it was out for longer than ``leak_after``.
+        self.is_reported = False
+        #: The connection is of no more use: it is closed at its checkin, or before the next statement.
+        self.is_lost = False
         #: A cursor has been made and not yet used, or has rows that are still with the server.
         self.is_busy = False
         #: Its scope has ended: the holder gives it back when it is done with what it is doing.
@@ -64,6 +77,11 @@ class Lease:
     def is_of_this_thread_or_a_dead_one(self) -> bool:
         """Whether nobody else can be in the middle of using it."""
         return self.thread is threading.current_thread() or not self.thread.is_alive()
+
+    def note_error(self, error: Exception) -> None:
+        """The driver has raised this for a statement of the holder's."""
+        self.session.may_have_unread = True
+        self.pool.note_error(self, error)
 
     def settle(self) -> None:
         """The holder is done with a statement or a transaction: give the connection back if it is wanted back."""

@@ -41,6 +41,10 @@ class PoolOptions:
     reset: str = "dirty"
     #: ``"request"``: a connection stays with its thread until the request or the work ends.
     release: str = "request"
+    #: Seconds after which a connection that is still out is logged; ``None``: never.
+    leak_after: float | None = None
+    #: Asked of each error of a statement: whether to discard its connection; ``None`` leaves it to the pool.
+    discard_on_error: Callable[[Exception, str], bool | None] | None = None
     #: What ``use_threadlocal`` of SQLAlchemy 1.x was set to; it has no effect, a system check says so.
     use_threadlocal: bool = False
 
@@ -89,7 +93,10 @@ _RULES: dict[str, _Rule] = {
         lambda v: v == "request",
         "'request' ('transaction' is planned and not in this version)",
     ),
-    "leak_after": _Rule(lambda v: v is None, "None (a number of seconds is planned and not in this version)"),
+    "leak_after": _Rule(lambda v: v is None or (_is_number(v) and v > 0), "None or a number of seconds above 0"),
+    "discard_on_error": _Rule(
+        lambda v: v is None or isinstance(v, str), "None or the dotted path of a function (error, alias)"
+    ),
     "reset_on_return": _Rule(
         lambda v: v in ("rollback", True, None, False),
         "'rollback' or None (what was left open is rolled back in any case, never committed)",
@@ -98,7 +105,7 @@ _RULES: dict[str, _Rule] = {
 }
 
 # The package's own keys; all others go to the pool class.
-_OWN = {"recycle", "ping_after", "pre_ping", "reset", "release", "leak_after", "use_threadlocal"}
+_OWN = {"recycle", "ping_after", "pre_ping", "reset", "release", "leak_after", "discard_on_error", "use_threadlocal"}
 
 
 def pool_options(alias: str, settings_dict: Mapping[str, Any]) -> PoolOptions | None:
@@ -156,7 +163,8 @@ class _Reader:
 
     def _build(self, pool_class: type[sqlalchemy.pool.Pool], values: dict[str, Any]) -> PoolOptions:
         own = {key: values.pop(key) for key in _OWN & values.keys()}
-        own.pop("leak_after", None)
+        if own.get("discard_on_error") is not None:
+            own["discard_on_error"] = self._function("discard_on_error", own["discard_on_error"])
         if own.pop("pre_ping", False):
             own["ping_after"] = 0
         # Sessions are cleaned by this package; SQLAlchemy's rollback would be a round trip for nothing.
@@ -198,6 +206,15 @@ class _Reader:
             return import_string(value)
         except ImportError as error:
             raise self._error(f"{where} is {value!r}, which can't be imported: {error}.") from error
+
+    def _function(self, key: str, path: str) -> Callable[..., Any]:
+        try:
+            found = import_string(path)
+        except ImportError as error:
+            raise self._error(f"{key} is {path!r}, which can't be imported: {error}.") from error
+        if not callable(found):
+            raise self._error(f"{key} is {path!r}, which is not a function.")
+        return found  # type: ignore[no-any-return]
 
     def _check(self, where: str, values: dict[str, Any], pool_class: type[sqlalchemy.pool.Pool]) -> None:
         known = _known_keys(pool_class)

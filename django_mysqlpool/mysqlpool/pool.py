@@ -13,15 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy.exc
 import sqlalchemy.pool
-from django.db import OperationalError
+from django.db import OperationalError, connections
+from django.utils.connection import ConnectionDoesNotExist
 from sqlalchemy import event
 from sqlalchemy.util import queue
 
+from . import report
 from .errors import PoolTimeout
+from .faults import Fault, fault_of
+from .house import housekeeper
 from .lease import Lease
 from .options import PoolOptions
-from .queue import SlotPool, SlotTimeout, TooManyWaiting
-from .session import Farewell, Session, can_reset
+from .pressure import PAUSE_AFTER_TURN, Pressure
+from .queue import Asking, SlotPool, SlotTimeout, TooManyWaiting
+from .session import PING_PATIENCE, Farewell, Session, can_reset
+from .statements import Verdict
 
 if TYPE_CHECKING:
     from .wrapper import PooledDatabaseMixin
@@ -32,6 +38,16 @@ logger = logging.getLogger("django_mysqlpool")
 LONGEST_LIFE = 30 * 60
 #: The part of the server's ``wait_timeout`` after which a connection is replaced.
 PART_OF_WAIT_TIMEOUT = 0.9
+#: Seconds that connecting may take where neither the driver's ``connect_timeout`` nor the pool's ``timeout`` says less.
+CONNECT_TIMEOUT = 10
+
+
+class Request(Asking):
+    """What the calling thread's checkout is about."""
+
+    wrapper: PooledDatabaseMixin
+    params: Mapping[str, Any]
+    deadline: float
 
 
 class Pool:
@@ -49,19 +65,26 @@ class Pool:
         self.server_version: str | None = None
         #: Seconds that a connection may live, less its jitter.
         self.lifetime = self._lifetime(None)
-        self._last_connect_error: Exception | None = None
+        #: And when that was; ``time.monotonic()``.
+        self._last_connect_error: tuple[Exception | None, float] = (None, 0.0)
+        self.pressure = Pressure()
+        #: Whether it is kept warm: from its first checkout on, until it is closed.
+        self.is_in_use = False
         #: In a forked child: this pool is its parent's.
         self.is_abandoned = False
-        self._asking = threading.local()
         self._pid = os.getpid()
         self._pool = options.pool_class(self._open, dialect=Farewell(), **options.arguments)  # type: ignore[arg-type]
-        slots = self._pool if isinstance(self._pool, SlotPool) else None
+        #: The pool, where its class is ours.
+        self.slots = slots = self._pool if isinstance(self._pool, SlotPool) else None
+        #: Seconds that a checkout may take.
+        self.timeout: float = getattr(self._pool, "_timeout", 0.0)
+        self._asking = Request()
         #: Held while slots change hands, where the pool class is ours.
         self.lock = slots.lock if slots else threading.RLock()
-        self._trim = slots.trim if slots else None
         if slots:
+            slots.asking = self._asking
             slots.is_fit = self._is_fit
-            slots.reclaim = self._reclaim
+            slots.reclaim = self.reclaim
             slots.on_return = self._on_checkin
         else:
             event.listen(self._pool, "checkout", self._before_lending)
@@ -81,34 +104,77 @@ class Pool:
 
         Raises ``PoolTimeout`` where none comes free in time, and the driver's error where the server refuses a new one.
         """
-        self._asking.now = (wrapper, params)
+        asking = self._asking
+        asking.wrapper, asking.params, asking.deadline = wrapper, params, time.monotonic() + self.timeout
         try:
-            fairy = self._pool.connect()
-        except (SlotTimeout, TooManyWaiting, sqlalchemy.exc.TimeoutError) as error:
-            raise self._timeout(wrapper.alias, error) from None
-        except sqlalchemy.exc.InvalidRequestError as error:
-            raise OperationalError(
-                f"Alias '{wrapper.alias}': the server ended every connection that was tried ({error})."
-            ) from error
+            fairy = self._lend(asking)
         finally:
-            del self._asking.now
-        session: Session = fairy.dbapi_connection.mysqlpool_session  # type: ignore[union-attr]
+            asking.is_first = False
+            del asking.wrapper, asking.params
+        session: Session = fairy.dbapi_connection.mysqlpool_session
         session.lease = lease = Lease(self, session, wrapper.alias, wrapper.reference, wrapper.use)
+        if not asking.only_new:
+            self.is_in_use = True
+            if not housekeeper.is_running:
+                housekeeper.look_after(self)
         return lease, fairy
+
+    def _lend(self, asking: Request) -> Any:
+        """SQLAlchemy's proxy; a server that is full is asked again until the deadline."""
+        alias = asking.wrapper.alias
+        while True:
+            try:
+                return self._pool.connect()
+            except (SlotTimeout, TooManyWaiting, sqlalchemy.exc.TimeoutError) as error:
+                raise self._timeout(asking, error) from None
+            except sqlalchemy.exc.InvalidRequestError as error:
+                raise OperationalError(
+                    f"Alias '{alias}': the server ended every connection that was tried ({error})."
+                ) from error
+            except asking.wrapper.Database.OperationalError as error:
+                if self.slots is None or asking.only_new or fault_of(error) is not Fault.FULL:
+                    raise
+                if time.monotonic() >= asking.deadline:
+                    raise self._timeout(asking, error) from error
+            asking.is_first = True
+
+    def _timeout(self, asking: Request, error: Exception) -> PoolTimeout:
+        connect_error, when = self._last_connect_error
+        happened_meanwhile = when >= asking.deadline - self.timeout
+        return report.pool_timeout(self, asking.wrapper.alias, error, connect_error if happened_meanwhile else None)
 
     def _open(self, record: Any) -> Any:
         """SQLAlchemy's creator: open a connection on behalf of the thread that asks."""
-        wrapper, params = self._asking.now
+        asking = self._asking
         generation = self.generation
         try:
-            connection = wrapper.open_connection(params)
+            connection = asking.wrapper.open_connection(self._in_time(asking.params, asking.deadline))
         except Exception as error:
-            self._last_connect_error = error
+            self._note_connect_error(error, asking.wrapper)
             raise
-        self._last_connect_error = None
         self._note_server_version(connection.get_server_info())
         self.sessions.add(Session(connection, record, generation))
+        if self.slots is not None:
+            self.slots.connected()
         return connection
+
+    def _in_time(self, params: Mapping[str, Any], deadline: float) -> dict[str, Any]:
+        """Connection parameters whose ``connect_timeout``, in whole seconds, is not beyond the deadline."""
+        left = math.ceil(deadline - time.monotonic())
+        wanted = params.get("connect_timeout") or CONNECT_TIMEOUT
+        return {**params, "connect_timeout": max(min(wanted, left), 1)}
+
+    def _note_connect_error(self, error: Exception, wrapper: PooledDatabaseMixin) -> None:
+        self._last_connect_error = (error, time.monotonic())
+        if self.slots is None:
+            return
+        if fault_of(error) is Fault.FULL:
+            self.pressure.rise()
+            self.slots.connect_refused()
+        else:
+            # Those who wait can hope for a connection that is open; where there is none, they fare as this one did.
+            is_hopeless = not self.sessions and isinstance(error, wrapper.Database.Error)
+            self.slots.connect_failed(error, is_hopeless=is_hopeless)
 
     def _note_server_version(self, version: str) -> None:
         if version != self.server_version:
@@ -118,7 +184,7 @@ class Pool:
 
     def _before_lending(self, connection: Any, record: Any, fairy: Any) -> None:
         """SQLAlchemy replaces the connection where this raises."""
-        if connection.mysqlpool_session.last_used is not None and not self._is_fit(connection):
+        if not self._is_fit(connection):
             raise sqlalchemy.exc.DisconnectionError("the session has ended, or reached the end of its life")
 
     def _is_fit(self, connection: Any) -> bool:
@@ -127,10 +193,45 @@ class Pool:
         now = time.monotonic()
         if session.generation != self.generation or session.is_overdue(self.lifetime, now):
             return False
-        if session.is_alive(self.options.ping_after, now):
+        return self.is_alive(session, min(PING_PATIENCE, max(self._asking.deadline - now, 0)))
+
+    def is_alive(self, session: Session, patience: float = PING_PATIENCE) -> bool:
+        """Whether a session still lives; where it does not, the others are suspect."""
+        if session.is_alive(self.options.ping_after, time.monotonic(), patience):
             return True
         self._suspect_others(session)
         return False
+
+    def is_presentable(self, session: Session) -> bool:
+        """Whether an idle session would be lent as far as can be seen without asking the server."""
+        return session.generation == self.generation and not session.has_hung_up()
+
+    def is_overdue(self, session: Session, now: float) -> bool:
+        """Whether it has reached the end of its life at ``now``."""
+        return session.is_overdue(self.lifetime, now)
+
+    def open_one_more(self) -> bool:
+        """In the housekeeper's thread: open a connection and give it back; ``False`` where there is no room for one."""
+        wrapper = next(filter(None, map(self._wrapper_here, sorted(self.aliases))), None)
+        if wrapper is None:
+            return False
+        self._asking.only_new = True
+        try:
+            wrapper.ensure_connection()
+        except PoolTimeout:
+            return False
+        finally:
+            self._asking.only_new = False
+        wrapper.close()
+        return True
+
+    def _wrapper_here(self, alias: str) -> Any:
+        """The calling thread's wrapper for an alias, if this pool still serves it."""
+        with suppress(ConnectionDoesNotExist):
+            wrapper = connections[alias]
+            if getattr(wrapper, "pool", None) is self:
+                return wrapper
+        return None
 
     def _suspect_others(self, dead: Session) -> None:
         """The first death makes its contemporaries suspect: each answers a ping before it is lent again."""
@@ -161,7 +262,7 @@ class Pool:
         """
         session = lease.session
         keep = False
-        if not discard and session.generation == self.generation:
+        if not (discard or lease.is_lost or session.generation != self.generation or self._must_yield(session)):
             try:
                 keep = self._clean(session, params)
             except Exception as error:
@@ -169,8 +270,6 @@ class Pool:
         self._end_lease(session, keep_in_scope=discard)
         if keep:
             fairy.close()
-            if self._trim is not None:
-                self._trim()
         else:
             fairy.invalidate()
 
@@ -178,6 +277,8 @@ class Pool:
         lease, session.lease = session.lease, None
         if lease is not None:
             lease.is_over = True
+            if lease.is_reported:
+                report.leak_has_ended(lease)
             # Closed inside atomic(), a wrapper stays in that block: its scope has still to end it.
             if lease.scope is not None and not keep_in_scope:
                 lease.scope.discard(lease)
@@ -190,24 +291,62 @@ class Pool:
         values = params()
         return session.clean(values if can_reset(values) else None, always_reset=always)
 
-    def _reclaim(self) -> None:
+    def _must_yield(self, session: Session) -> bool:
+        """Whether the server's full house demands that a neighbour gets a turn."""
+        if not self.pressure.wants_turn_of(session.born):
+            return False
+        if self.slots is not None:
+            self.slots.connect_refused(first=PAUSE_AFTER_TURN, longest=PAUSE_AFTER_TURN)
+        return True
+
+    def note_error(self, lease: Lease, error: Exception) -> None:
+        """A statement has failed: decide whether the connection, or all of them, are of further use."""
+        fault = fault_of(error, asked_for_read_only=self._may_be_read_only(lease))
+        told = self._ask_hook(error, lease.alias)
+        if told is False or (told is None and fault not in (Fault.LOST, Fault.READ_ONLY)):
+            return
+        lease.is_lost = True
+        if fault is Fault.LOST:
+            self._suspect_others(lease.session)
+        elif fault is Fault.READ_ONLY:
+            logger.warning("Pool %s: the server takes no writes (%s); its connections are replaced.", self.name, error)
+            self.generation += 1
+
+    def _may_be_read_only(self, lease: Lease) -> bool:
+        """Whether the session may have asked for read-only transactions: by a statement, or when it was set up."""
+        return lease.session.verdict is not Verdict.CLEAN or "init_command" in self.identity
+
+    def _ask_hook(self, error: Exception, alias: str) -> bool | None:
+        hook = self.options.discard_on_error
+        if hook is None:
+            return None
+        try:
+            return hook(error, alias)
+        except Exception:
+            logger.exception("Pool %s: discard_on_error failed, and is not heeded.", self.name)
+            return None
+
+    def reclaim(self) -> None:
         """Take back what threads that have ended left out."""
-        for session in tuple(self.sessions):
-            lease = session.lease
-            if lease is not None and not lease.thread.is_alive():
-                wrapper = lease.wrapper()
-                if wrapper is not None:
-                    self._tell_lost(lease)
-                    wrapper.take_back(lease, by_force=True)
+        for lease in self.leases():
+            if lease.thread.is_alive():
+                continue
+            wrapper = lease.wrapper()
+            if wrapper is None:
+                continue
+            self._tell_lost(lease)
+            # To close it ends its transaction too, and never waits for a server that has gone silent.
+            lease.is_lost |= lease.session.needs_server_to_clean()
+            wrapper.take_back(lease, by_force=True)
+
+    def leases(self) -> list[Lease]:
+        """Those of the connections that are out."""
+        return [lease for session in tuple(self.sessions) if (lease := session.lease) is not None]
 
     def _tell_lost(self, lease: Lease) -> None:
         # In a scope, an ended thread's connection goes back with the others at the scope's end: nobody has forgotten it.
         if lease.scope is None:
-            logger.warning(
-                "A connection of alias '%s' was never given back by thread '%s'; what it left open is rolled back.",
-                lease.alias,
-                lease.thread.name,
-            )
+            report.forgotten(lease)
 
     def _on_checkin(self, connection: Any, record: Any) -> None:
         """Close what comes back without a checkin: its wrapper was dropped, and the garbage collector found it."""
@@ -223,6 +362,7 @@ class Pool:
 
     def close(self) -> None:
         """Close what is idle now, and what is out at its checkin; the pool opens new connections as they are needed."""
+        self.is_in_use = False
         self.generation += 1
         if isinstance(self._pool, SlotPool):
             self._pool.close_idle()
@@ -265,54 +405,6 @@ class Pool:
             return pool.size() + pool._max_overflow if pool._max_overflow >= 0 else None
         return None
 
-    @property
-    def _size(self) -> int | None:
-        size = getattr(self._pool, "size", None)
-        return size() if callable(size) else size
-
     def status(self) -> dict[str, Any]:
         """The numbers of this moment, as ``pool_status()`` shows them."""
-        sessions = tuple(self.sessions)
-        out = sum(session.lease is not None for session in sessions)
-        return {
-            "aliases": sorted(self.aliases),
-            "pool_class": self.options.pool_class_name,
-            "cap": self.cap,
-            "size": self._size,
-            "open": len(sessions),
-            "idle": len(sessions) - out,
-            "out": out,
-            "waiting": self._pool.waiting() if isinstance(self._pool, SlotPool) else 0,
-        }
-
-    def _timeout(self, alias: str, error: Exception) -> PoolTimeout:
-        status = self.status()
-        pool = self._pool
-        timeout = getattr(pool, "_timeout", None)
-        if isinstance(error, TooManyWaiting):
-            reason = f"max_waiting = {pool.max_waiting} threads wait for one already"  # type: ignore[attr-defined]
-        else:
-            reason = f"none came free within timeout = {timeout:g} s"
-        sentences = [
-            f"No connection for alias '{alias}' (pool {self.name}): {reason}.",
-            f"The cap is {status['cap']}: {status['out']} out, {status['idle']} idle, {status['waiting']} waiting.",
-        ]
-        holders = self._holders()
-        if holders:
-            sentences.append(f"Held by {', '.join(holders)}.")
-        if self._last_connect_error is not None:
-            sentences.append(f"The last attempt to connect failed: {self._last_connect_error}.")
-        sentences.append(
-            "Give connections back sooner (ConnectionReleaseMiddleware, auto_close_db), or raise pool_size or "
-            "max_overflow in OPTIONS['pool'], as far as the server's max_connections allows."
-        )
-        return PoolTimeout(" ".join(sentences))
-
-    def _holders(self, at_most: int = 10) -> list[str]:
-        """Threads and how long they have had their connection, the longest first."""
-        now = time.monotonic()
-        leases = sorted((s.lease for s in tuple(self.sessions) if s.lease is not None), key=lambda lease: lease.since)
-        told = [f"{lease.thread.name} for {now - lease.since:.1f} s" for lease in leases[:at_most]]
-        if len(leases) > at_most:
-            told.append(f"{len(leases) - at_most} more")
-        return told
+        return report.status(self, self._pool)

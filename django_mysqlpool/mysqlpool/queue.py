@@ -3,7 +3,8 @@
 SQLAlchemy's own QueuePool counts connections up and down; a connection that fails to open frees its count without
 waking anyone, overflow connections are closed at every checkin, and a thread that has just arrived may overtake one that
 waits. Here a *slot* is SQLAlchemy's connection record: with a connection it is idle, without one it is empty, and there are
-never more of them than the cap. A slot that comes back goes to the thread that has waited longest.
+never more of them than the cap. A slot that comes back goes to the thread that has waited longest. Whether an empty one may
+be filled now, the pool's gate says.
 """
 
 from __future__ import annotations
@@ -12,16 +13,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy.pool.base import Pool, _ConnectionRecord
 
-#: Seconds between two looks for connections that have been idle for too long.
-_TRIM_INTERVAL = 1.0
+from .gate import Gate
 
-
-#: Seconds between two looks, by a thread that waits, for connections that nobody will give back.
-_RECLAIM_INTERVAL = 1.0
+#: Seconds between two looks, by a thread that waits, for what nobody would tell it.
+_LOOK_INTERVAL = 1.0
 
 
 class TooManyWaiting(Exception):
@@ -32,13 +32,25 @@ class SlotTimeout(Exception):
     """No slot came free in time."""
 
 
-class _Waiter:
-    """A thread's place in the line; ``slot`` is set just before ``served`` is released."""
+class Asking(threading.local):
+    """What the calling thread asks of the pool."""
 
-    __slots__ = ("served", "slot")
+    #: ``time.monotonic()`` at which it gives up; ``None``: in ``timeout`` seconds from when it begins to wait.
+    deadline: float | None = None
+    #: It was first in line and the server refused it: it is first again.
+    is_first = False
+    #: It wants a new connection and no idle one, now or not at all.
+    only_new = False
+
+
+class _Waiter:
+    """A thread's place in the line; ``slot`` or ``error`` is set just before ``served`` is released."""
+
+    __slots__ = ("error", "served", "slot")
 
     def __init__(self) -> None:
         self.slot: _ConnectionRecord | None = None
+        self.error: Exception | None = None
         self.served = threading.Lock()
         self.served.acquire()
 
@@ -79,7 +91,8 @@ class SlotPool(Pool):
         self._idle: deque[tuple[_ConnectionRecord, float]] = deque()
         self._empty = deque(self._new_slot() for _ in range(self.cap or 0))
         self._waiters: deque[_Waiter] = deque()
-        self._next_trim = 0.0
+        self.gate = Gate()
+        self.asking = Asking()
         #: Asked, outside the lock, whether an idle connection may be lent; where not, its slot gets a new one.
         self.is_fit: Callable[[Any], bool] = lambda _connection: True
         #: Called, outside the lock, with each connection that comes back, and its record.
@@ -90,7 +103,7 @@ class SlotPool(Pool):
     def _new_slot(self) -> _ConnectionRecord:
         return _ConnectionRecord(self, connect=False)
 
-    # Every decision about slots is made in the two methods below, under the lock.
+    # Every decision about slots is made in the methods below, under the lock.
 
     def _take(self) -> _ConnectionRecord | None:
         """A slot for whoever is first in line: an idle connection before an empty slot."""
@@ -98,10 +111,20 @@ class SlotPool(Pool):
             return (self._idle.pop() if self.use_lifo else self._idle.popleft())[0]
         except IndexError:
             pass
+        return self._take_empty()
+
+    def _take_empty(self) -> _ConnectionRecord | None:
+        if self.cap is not None and not self._empty:
+            return None
+        if not self.gate.admit():
+            return None
+        if self.cap is None:
+            return self._new_slot()
         try:
             return self._empty.pop()
         except IndexError:
-            return self._new_slot() if self.cap is None else None
+            self.gate.leave()
+            return None
 
     def _serve(self) -> None:
         """Hand slots to waiters for as long as there are both."""
@@ -120,7 +143,9 @@ class SlotPool(Pool):
     def _put(self, slot: _ConnectionRecord) -> None:
         if slot.dbapi_connection is not None:
             self._idle.append((slot, time.monotonic()))
-        elif self.cap is not None:
+            return
+        self.gate.leave()
+        if self.cap is not None:
             self._empty.append(slot)
 
     # SQLAlchemy calls these two; whatever it then does with the connection happens outside the lock.
@@ -140,25 +165,37 @@ class SlotPool(Pool):
             raise
 
     def _get_slot(self) -> _ConnectionRecord:
-        slot = self._take_at_once()
+        asking = self.asking
+        slot = self._take_at_once(asking)
         if slot is not None:
             return slot
+        if asking.only_new:
+            raise SlotTimeout
         self.reclaim()
         with self.lock:
-            if not self._waiters:
-                slot = self._take()
-                if slot is not None:
-                    return slot
-            if self.max_waiting is not None and len(self._waiters) >= self.max_waiting:
-                raise TooManyWaiting
-            waiter = _Waiter()
-            self._waiters.append(waiter)
+            slot = self._take_at_once(asking)
+            if slot is not None:
+                return slot
+            waiter = self._join(asking.is_first)
             self._serve()
-        return self._wait(waiter)
+        return self._wait(waiter, time.monotonic() + self._timeout if asking.deadline is None else asking.deadline)
 
-    def _take_at_once(self) -> _ConnectionRecord | None:
+    def _take_at_once(self, asking: Asking) -> _ConnectionRecord | None:
         with self.lock:
-            return None if self._waiters else self._take()
+            if self._waiters and not asking.is_first:
+                return None
+            return self._take_empty() if asking.only_new else self._take()
+
+    def _join(self, is_first: bool) -> _Waiter:
+        """A place in the line."""
+        waiter = _Waiter()
+        if is_first:
+            self._waiters.appendleft(waiter)
+            return waiter
+        if self.max_waiting is not None and len(self._waiters) >= self.max_waiting:
+            raise TooManyWaiting
+        self._waiters.append(waiter)
+        return waiter
 
     def _do_return_conn(self, record: Any) -> None:
         if record.dbapi_connection is not None:
@@ -167,28 +204,40 @@ class SlotPool(Pool):
             self._put(record)
             self._serve()
 
-    def _wait(self, waiter: _Waiter) -> _ConnectionRecord:
-        deadline = time.monotonic() + self._timeout
+    def _wait(self, waiter: _Waiter, deadline: float) -> _ConnectionRecord:
         try:
             served = False
             while not served:
                 left = deadline - time.monotonic()
-                served = waiter.served.acquire(timeout=max(min(left, _RECLAIM_INTERVAL), 0))
-                if left <= _RECLAIM_INTERVAL:
+                served = waiter.served.acquire(timeout=max(min(left, self._until_next_look()), 0))
+                if left <= 0:
                     break
-                self.reclaim()
+                if not served:
+                    self._look()
         except BaseException:
             # An interrupt, say: a slot that has arrived for this thread must not be lost with it.
-            if not self._leave(waiter):
+            if not self._leave(waiter) and waiter.slot is not None:
                 self._do_return_conn(waiter.slot)
             raise
         if not served and self._leave(waiter):
             raise SlotTimeout
+        if waiter.error is not None:
+            raise waiter.error
         assert waiter.slot is not None
         return waiter.slot
 
+    def _until_next_look(self) -> float:
+        """Seconds; while the gate is closed, a waiter looks when it may open."""
+        return _LOOK_INTERVAL if self.gate.is_open else min(max(self.gate.seconds_left(), 0.001), _LOOK_INTERVAL)
+
+    def _look(self) -> None:
+        """See to what a waiter is not told of: connections that nobody will give back, and the end of the gate's pause."""
+        self.reclaim()
+        with self.lock:
+            self._serve()
+
     def _leave(self, waiter: _Waiter) -> bool:
-        """Leave the line; ``False`` where a slot arrived in the last moment."""
+        """Leave the line; ``False`` where a slot, or an error, arrived in the last moment."""
         with self.lock:
             try:
                 self._waiters.remove(waiter)
@@ -196,24 +245,77 @@ class SlotPool(Pool):
                 return False
         return True
 
+    # What became of attempts to connect
+
+    def connected(self) -> None:
+        """A new connection is open: whoever waits may try too."""
+        if self.gate.is_open:
+            return
+        with self.lock:
+            self.gate.open()
+            self._serve()
+
+    def connect_failed(self, error: Exception, *, is_hopeless: bool) -> None:
+        """A connection could not be opened; where it ``is_hopeless`` for those who wait too, they are told the same."""
+        with self.lock:
+            self.gate.close()
+            waiters = []
+            while is_hopeless and self._waiters:
+                waiters.append(self._waiters.popleft())
+        for waiter in waiters:
+            waiter.error = type(error)(*error.args)
+            waiter.served.release()
+
+    def connect_refused(self, **pause: float) -> None:
+        """The server is full: the next attempt is made after a pause; ``pause`` as ``Gate.close_for_a_while`` takes it."""
+        with self.lock:
+            self.gate.close_for_a_while(**pause)
+
     # Housekeeping
 
     def close_idle(self) -> None:
         """Close every idle connection; a slot is free only after its connection has been closed."""
         self._close_slots(self._idle_slots())
 
-    def trim(self) -> None:
-        """Close what has been idle for ``idle_timeout``, the longest idle first, down to ``min_idle``."""
-        now = time.monotonic()
-        if now < self._next_trim:
-            return
-        self._next_trim = now + _TRIM_INTERVAL
-        horizon = now - self.idle_timeout
+    def trim(self, idle_timeout: float, min_idle: int) -> None:
+        """Close what has been idle for ``idle_timeout`` seconds, the longest idle first, down to ``min_idle``."""
+        horizon = time.monotonic() - idle_timeout
         overdue = []
         with self.lock:
-            while len(self._idle) > self.min_idle and self._idle[0][1] <= horizon:
+            while len(self._idle) > min_idle and self._idle[0][1] <= horizon:
                 overdue.append(self._idle.popleft()[0])
         self._close_slots(overdue)
+
+    def close_unfit(self, is_unfit: Callable[[Any], bool]) -> int:
+        """Close the idle connections of which ``is_unfit`` says so; how many they were."""
+        with self.lock:
+            items = tuple(self._idle)
+        unfit = [item for item in items if item[0].dbapi_connection is not None and is_unfit(item[0].dbapi_connection)]
+        slots = []
+        with self.lock:
+            for item in unfit:
+                with suppress(ValueError):  # lent meanwhile
+                    self._idle.remove(item)
+                    slots.append(item[0])
+        self._close_slots(slots)
+        return len(slots)
+
+    def with_an_idle_one(self, action: Callable[[Any], bool]) -> None:
+        """Call ``action`` with the connection that is idle longest, if nobody waits; close it where that says ``False``."""
+        with self.lock:
+            if self._waiters or not self._idle:
+                return
+            slot, since = self._idle.popleft()
+        is_fit = False
+        try:
+            is_fit = action(slot.dbapi_connection)
+        finally:
+            if not is_fit:
+                self._close_slots([slot])
+        if is_fit:
+            with self.lock:
+                self._idle.appendleft((slot, since))
+                self._serve()
 
     def _idle_slots(self) -> list[_ConnectionRecord]:
         with self.lock:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import connections
 
+from . import house
 from .forks import abandon
 from .options import PoolOptions
 from .pool import Pool
@@ -111,6 +112,7 @@ def pool_status() -> dict[str, dict[str, Any]]:
 
 def _before_fork() -> None:
     """Have no pool forked in the middle of a decision: a lock that another thread holds stays locked in the child."""
+    house.before_fork()
     _lock.acquire()
     for pool in _pools:
         pool.lock.acquire()
@@ -120,6 +122,7 @@ def _after_fork_in_parent() -> None:
     for pool in _pools:
         pool.lock.release()
     _lock.release()
+    house.after_fork_in_parent()
 
 
 def _after_fork_in_child() -> None:
@@ -127,6 +130,7 @@ def _after_fork_in_child() -> None:
     global _lock  # noqa: PLW0603
     # New locks rather than released ones: uWSGI calls this hook without the one before the fork.
     _lock = threading.RLock()
+    house.after_fork_in_child()
     inherited = tuple(_pools)
     _pools.clear()
     abandon(inherited)

@@ -6,7 +6,7 @@ takes the context along.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -24,15 +24,21 @@ def current_scope() -> Scope | None:
 class Scope:
     """The leases taken on behalf of a piece of work, and of the parts of it that are scopes of their own.
 
-    Those taken in a ``with`` block of it, or in threads and tasks that the block starts, are its own.
+    Those taken in a ``with`` block of it, or in threads and tasks that the block starts, are its own. ``work`` is called
+    for its name, "GET /orders/" for instance, where a person is told who has a connection.
     """
 
-    __slots__ = ("_token", "has_ended", "leases", "parent")
+    __slots__ = ("_token", "_work", "has_ended", "leases", "parent")
 
-    def __init__(self) -> None:
+    def __init__(self, work: Callable[[], str] | None = None) -> None:
+        self._work = work
         self.leases: set[Lease] = set()
         self.has_ended = False
         self.parent = _current.get()
+
+    def told_work(self) -> str | None:
+        """What the work is, as ``work`` tells it, or the work that it is a part of."""
+        return next((scope._work() for scope in self._with_parents() if scope._work is not None), None)
 
     def contains(self, scope: Scope | None) -> bool:
         """Whether ``scope`` is this one or a part of it."""

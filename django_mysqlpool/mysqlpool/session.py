@@ -9,7 +9,7 @@ import os
 import random
 import select
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.pool.base import _ConnDialect
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 #: The shortest and the longest life of a connection, as parts of ``recycle``: made together, they don't die together.
 JITTER = (0.8, 1.0)
+
+#: Seconds that a server may take to answer a ping before it counts as dead.
+PING_PATIENCE = 5.0
 
 
 class Session:
@@ -40,6 +43,7 @@ class Session:
         "jitter",
         "last_used",
         "lease",
+        "may_have_unread",
         "record",
         "verdict",
     )
@@ -58,8 +62,10 @@ class Session:
         self.is_suspect = False
         self.verdict = Verdict.CLEAN
         self.born = time.monotonic()
-        #: When it was last given back, clean; ``None`` until then.
-        self.last_used: float | None = None
+        #: When its last statement ended, or it was last given back; ``time.monotonic()``.
+        self.last_used = self.born
+        #: Whether a cursor may have left part of a result with the server.
+        self.may_have_unread = False
         self.jitter = random.uniform(*JITTER)
         self._socket = _identity(connection.fileno())
         self._poll = select.poll()
@@ -90,26 +96,52 @@ class Session:
         except Exception:
             return False
 
+    def has_hung_up(self) -> bool:
+        """Whether the server has, as any thread may ask of an idle session."""
+        poll = select.poll()
+        try:
+            poll.register(self.connection, select.POLLIN)
+            return bool(poll.poll(0))
+        except Exception:  # it is being closed
+            return True
+
     def is_overdue(self, lifetime: float, now: float) -> bool:
         """Whether it has lived for ``lifetime`` seconds, less its jitter; ``now`` is ``time.monotonic()``."""
         return now - self.born > lifetime * self.jitter
 
-    def is_alive(self, ping_after: float, now: float) -> bool:
+    def is_alive(self, ping_after: float, now: float, patience: float = PING_PATIENCE) -> bool:
         """Whether the server still listens; without a round trip where it was used ``ping_after`` seconds ago or later.
 
-        An idle session's socket has nothing to read, except where the server hung up or says why it is about to.
-        Not to be asked of a session that was never given back.
+        ``patience`` is how many seconds an answer may take. An idle session's socket has nothing to read, except where
+        the server hung up or says why it is about to.
         """
-        assert self.last_used is not None
         if self._poll.poll(0):
             return False
         if self.is_suspect or now - self.last_used > ping_after:
-            try:
-                self.connection.ping()
-            except Exception:
+            if not self._answers(patience):
                 return False
             self.is_suspect = False
+            self.last_used = time.monotonic()
         return True
+
+    def _answers(self, patience: float) -> bool:
+        return self.ask(b"DO 0", patience) is not None
+
+    def ask(self, query: bytes, patience: float = PING_PATIENCE) -> Sequence[tuple[Any, ...]] | None:
+        """The rows that the server answers, as text; ``None`` where there is no answer in time, or an error.
+
+        The driver's own ``ping()`` and ``query()`` wait for as long as its ``read_timeout`` says, by default for ever.
+        """
+        connection = self.connection
+        try:
+            connection.send_query(query)
+            if not self._poll.poll(patience * 1000):
+                return None
+            connection.read_query_result()
+            result = connection.store_result()
+            return [] if result is None else [tuple(map(_text, row)) for row in result.fetch_row(0)]
+        except Exception:
+            return None
 
     def needs_server_to_clean(self) -> bool:
         """Whether ``clean()`` has to talk with the server: to reset or close the session, or to roll back."""
@@ -122,9 +154,12 @@ class Session:
         driver go up: the connection is then to be closed too.
         """
         connection = self.connection
-        # The driver knows without asking the server whether a result is still unread.
-        if self.verdict is Verdict.UNSALVAGEABLE or connection.next_result() != -1:
+        if self.verdict is Verdict.UNSALVAGEABLE:
             return False
+        # The driver knows without asking the server whether a result is still unread; but it lets other threads run.
+        if (self.may_have_unread or self.verdict) and connection.next_result() != -1:
+            return False
+        self.may_have_unread = False
         if self.verdict is Verdict.DIRTY or always_reset:
             # MariaDB Connector/C's mysql_change_user() writes to freed memory where the connection has been cut.
             if params is None or not self.has_its_socket():
@@ -187,6 +222,10 @@ class Farewell(_ConnDialect):
 def _identity(descriptor: int) -> tuple[int, int]:
     status = os.fstat(descriptor)
     return status.st_dev, status.st_ino
+
+
+def _text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def can_reset(params: Mapping[str, Any]) -> bool:

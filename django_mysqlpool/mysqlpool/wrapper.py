@@ -6,7 +6,10 @@ Only seams of Django's are overridden, and each calls ``super()``; whatever Djan
 from __future__ import annotations
 
 import threading
+import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from django.db import DEFAULT_DB_ALIAS
@@ -19,12 +22,17 @@ from .lease import Lease
 from .options import pool_options
 from .pool import Pool
 from .registry import pool_for
+from .report import stack_of_caller
 from .scope import current_scope
 
 if TYPE_CHECKING:
     from django.db.backends.mysql.base import DatabaseWrapper as _Base
 else:
     _Base = object
+
+
+#: Seconds since the last statement after which the connection is looked at before the next one.
+LOOK_AGAIN_AFTER = 1.0
 
 
 class PooledDatabaseMixin(_Base):
@@ -105,12 +113,15 @@ class PooledDatabaseMixin(_Base):
             raise
         finally:
             self._is_connecting = False
-        if self._lease is not None:
+        lease = self._lease
+        if lease is not None:
             # What receivers of connection_created have done is set-up too.
-            self._lease.session.mark_set_up()
+            lease.session.mark_set_up()
             scope = current_scope()
             if scope is not None:
-                scope.add(self._lease)
+                scope.add(lease)
+            if scope is None or lease.pool.options.leak_after is not None:
+                lease.stack = stack_of_caller()
 
     def init_connection_state(self) -> None:
         if self._lease is None or not self._lease.session.is_set_up:
@@ -120,9 +131,24 @@ class PooledDatabaseMixin(_Base):
 
     def ensure_connection(self) -> None:
         lease = self._lease
-        if lease is not None and lease.scope is not None and lease.scope is not current_scope():
-            self._leave_other_work(lease)
+        if lease is not None:
+            if lease.scope is not None and lease.scope is not current_scope():
+                self._leave_other_work(lease)
+            if lease.is_lost or time.monotonic() - lease.session.last_used > LOOK_AGAIN_AFTER:
+                self._look_again(lease)
         super().ensure_connection()
+
+    def _look_again(self, lease: Lease) -> None:
+        """Before a statement, give back a connection that has died; not in a transaction, which would lose its beginning.
+
+        Nor does a session that may hold something of its borrower's, a lock or a variable, make way for another in silence:
+        it takes the error of its next statement to tell.
+        """
+        if self._lease is not lease or self.in_atomic_block or not self.autocommit:
+            return
+        if lease.is_lost or (not lease.session.verdict and not lease.is_busy and not lease.pool.is_alive(lease.session)):
+            lease.is_lost = True
+            self.close()
 
     def _leave_other_work(self, lease: Lease) -> None:
         """Give back, rolled back, what this thread still has of a piece of work that it no longer does.
@@ -142,16 +168,27 @@ class PooledDatabaseMixin(_Base):
             return cursor
 
     def _commit(self) -> None:
-        with self.use:
+        with self._in_use():
             super()._commit()  # type: ignore[misc]
 
     def _rollback(self) -> None:
-        with self.use:
+        with self._in_use():
             super()._rollback()  # type: ignore[misc]
 
     def _set_autocommit(self, autocommit: bool) -> None:
-        with self.use:
+        with self._in_use():
             super()._set_autocommit(autocommit)  # type: ignore[misc]
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """Hold the connection, and tell the pool of errors that no cursor tells it of."""
+        with self.use:
+            try:
+                yield
+            except Exception as error:
+                if self._lease is not None:
+                    self._lease.note_error(error)
+                raise
 
     def is_usable(self) -> bool:
         with self.use:

@@ -1,0 +1,90 @@
+"""Whether the server has as many connections as it takes, so that processes must take turns."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .session import Session
+
+#: Seconds for which the last sign of it holds.
+LASTS = 10.0
+#: Seconds between two connections that a process gives up for its neighbours, and that each has lived at least.
+TURN = 0.5
+#: Seconds before the process that gave one up tries for a new one: longer than the pauses between its neighbours' attempts.
+PAUSE_AFTER_TURN = 0.5
+
+# An answer of each is a few rows, and neither needs a privilege: without PROCESS one sees one's own account's connections.
+_COUNTS = b"SHOW GLOBAL STATUS WHERE Variable_name IN ('Aborted_connects', 'Threads_connected')"
+_LIMITS = b"SHOW VARIABLES WHERE Variable_name IN ('max_connections', 'max_user_connections')"
+_OWN = b"SHOW PROCESSLIST"
+
+
+class Pressure:
+    """What a pool knows about it: from refusals of its own, and from a look at the server's counts."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._next_turn = 0.0
+        self._refusals: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<Pressure {'high' if self.is_high else 'low'}>"
+
+    def rise(self) -> None:
+        """There is a sign of it."""
+        self._until = time.monotonic() + LASTS
+
+    @property
+    def is_high(self) -> bool:
+        return time.monotonic() < self._until
+
+    def wants_turn_of(self, born: float) -> bool:
+        """Whether a connection that was opened at ``born`` is to be given up for a neighbour now."""
+        if not self._until:
+            return False
+        now = time.monotonic()
+        if now >= self._until or now < self._next_turn or now - born < TURN:
+            return False
+        self._next_turn = now + TURN
+        return True
+
+    def look(self, session: Session) -> bool:
+        """Ask the server, over an idle session, whether others are refused; ``False`` where it does not answer.
+
+        A process that sits on idle connections hears nothing of its neighbours' refusals in any other way.
+        """
+        answer = _Counts.asked_of(session)
+        if answer is None:
+            return False
+        if answer.is_full and answer.refusals != self._refusals:
+            self.rise()
+        self._refusals = answer.refusals
+        return True
+
+
+@dataclass
+class _Counts:
+    """The server's counts, as far as they matter here."""
+
+    #: Attempts to connect that failed, for whatever reason.
+    refusals: int
+    is_full: bool
+
+    @classmethod
+    def asked_of(cls, session: Session) -> _Counts | None:
+        counts, limits = session.ask(_COUNTS), session.ask(_LIMITS)
+        if not counts or not limits:
+            return None
+        values = {name.lower(): int(value) for name, value, *_ in (*counts, *limits)}
+        is_full = values["threads_connected"] >= values["max_connections"]
+        if not is_full and values["max_user_connections"]:
+            rows = session.ask(_OWN)
+            if rows is None:
+                return None
+            users = {int(row[0]): row[1] for row in rows}
+            own = users.get(session.connection.thread_id())
+            is_full = sum(user == own for user in users.values()) >= values["max_user_connections"]
+        return cls(values["aborted_connects"], is_full)
