@@ -20,21 +20,22 @@ class Gate:
     """
 
     def __init__(self) -> None:
-        self._is_open = True
+        #: Attempts that failed since the last one that succeeded.
+        self.failures = 0
         self._is_trying = False
         self._pause = 0.0
         self._opens_at = 0.0
 
     def __repr__(self) -> str:
-        return f"<Gate {'open' if self._is_open else 'closed'}>"
+        return f"<Gate {'open' if self.is_open else f'closed after {self.failures} failures'}>"
 
     @property
     def is_open(self) -> bool:
-        return self._is_open
+        return not self.failures
 
     def admit(self) -> bool:
         """Whether the caller may try to connect now; it tells how that went, or that it did not try."""
-        if self._is_open:
+        if self.is_open:
             return True
         if self._is_trying or time.monotonic() < self._opens_at:
             return False
@@ -43,7 +44,7 @@ class Gate:
 
     def seconds_left(self) -> float:
         """Until the next attempt may be made."""
-        return 0.0 if self._is_open else max(self._opens_at - time.monotonic(), 0.0)
+        return 0.0 if self.is_open else max(self._opens_at - time.monotonic(), 0.0)
 
     def leave(self) -> None:
         """An attempt has ended, or was not made."""
@@ -51,13 +52,13 @@ class Gate:
 
     def open(self) -> None:
         """An attempt has succeeded."""
-        self._is_open = True
+        self.failures = 0
         self._is_trying = False
         self._pause = 0.0
 
     def close(self) -> None:
         """An attempt has failed; the next one may follow at once."""
-        self._is_open = False
+        self.failures += 1
 
     def close_for_a_while(self, longest: float = LONGEST_PAUSE, first: float = FIRST_PAUSE) -> None:
         """The server is full: the next attempt follows after a pause, which grows with each refusal."""

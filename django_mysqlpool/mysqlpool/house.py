@@ -25,7 +25,7 @@ logger = logging.getLogger("django_mysqlpool")
 #: Seconds between two rounds: what a thread leaves when it ends goes back within one.
 ROUND = 0.5
 #: Seconds of idleness that are allowed while neighbours are refused.
-IDLE_UNDER_PRESSURE = 1.0
+IDLE_UNDER_PRESSURE = 0.25
 #: Seconds between two looks for pressure, at an idle server's cost of two queries; shorter where ``timeout`` is shorter.
 LOOK_FOR_PRESSURE = 5.0
 #: Seconds before the end of its life at which an idle connection is renewed, at most.

@@ -97,7 +97,7 @@ class SlotPool(Pool):
         self.is_fit: Callable[[Any], bool] = lambda _connection: True
         #: Called, outside the lock, with each connection that comes back, and its record.
         self.on_return: Callable[[Any, Any], None] = lambda _connection, _record: None
-        #: Called, outside the lock, by a thread that would have to wait: now, and every second of its wait.
+        #: Called, outside the lock, by a thread that waits, every second.
         self.reclaim: Callable[[], None] = lambda: None
 
     def _new_slot(self) -> _ConnectionRecord:
@@ -171,7 +171,6 @@ class SlotPool(Pool):
             return slot
         if asking.only_new:
             raise SlotTimeout
-        self.reclaim()
         with self.lock:
             slot = self._take_at_once(asking)
             if slot is not None:
