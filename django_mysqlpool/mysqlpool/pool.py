@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -42,6 +43,9 @@ PART_OF_WAIT_TIMEOUT = 0.9
 CONNECT_TIMEOUT = 10
 
 
+_READ_ONLY = re.compile(r"read[\s_]+only", re.IGNORECASE)
+
+
 class Request(Asking):
     """What the calling thread's checkout is about."""
 
@@ -65,7 +69,7 @@ class Pool:
         self.server_version: str | None = None
         #: Seconds that a connection may live, less its jitter.
         self.lifetime = self._lifetime(None)
-        #: And when that was; ``time.monotonic()``.
+        #: The error, and when it happened; ``time.monotonic()``.
         self._last_connect_error: tuple[Exception | None, float] = (None, 0.0)
         self.pressure = Pressure()
         #: Whether it is kept warm: from its first checkout on, until it is closed.
@@ -77,7 +81,7 @@ class Pool:
         #: The pool, where its class is ours.
         self.slots = slots = self._pool if isinstance(self._pool, SlotPool) else None
         #: Seconds that a checkout may take.
-        self.timeout: float = getattr(self._pool, "_timeout", 0.0)
+        self.timeout: float = getattr(self._pool, "_timeout", math.inf)
         self._asking = Request()
         #: Held while slots change hands, where the pool class is ours.
         self.lock = slots.lock if slots else threading.RLock()
@@ -154,15 +158,15 @@ class Pool:
             raise
         self._note_server_version(connection.get_server_info())
         self.sessions.add(Session(connection, record, generation))
+        housekeeper.look_after(self)
         if self.slots is not None:
             self.slots.connected()
         return connection
 
     def _in_time(self, params: Mapping[str, Any], deadline: float) -> dict[str, Any]:
         """Connection parameters whose ``connect_timeout``, in whole seconds, is not beyond the deadline."""
-        left = math.ceil(deadline - time.monotonic())
-        wanted = params.get("connect_timeout") or CONNECT_TIMEOUT
-        return {**params, "connect_timeout": max(min(wanted, left), 1)}
+        seconds = min(params.get("connect_timeout") or CONNECT_TIMEOUT, deadline - time.monotonic())
+        return {**params, "connect_timeout": max(math.ceil(seconds), 1)}
 
     def _note_connect_error(self, error: Exception, wrapper: PooledDatabaseMixin) -> None:
         self._last_connect_error = (error, time.monotonic())
@@ -314,7 +318,10 @@ class Pool:
 
     def _may_be_read_only(self, lease: Lease) -> bool:
         """Whether the session may have asked for read-only transactions: by a statement, or when it was set up."""
-        return lease.session.verdict is not Verdict.CLEAN or "init_command" in self.identity
+        return (
+            lease.session.verdict is not Verdict.CLEAN
+            or _READ_ONLY.search(self.identity.get("init_command", "")) is not None
+        )
 
     def _ask_hook(self, error: Exception, alias: str) -> bool | None:
         hook = self.options.discard_on_error

@@ -92,6 +92,8 @@ class SlotPool(Pool):
         self._empty = deque(self._new_slot() for _ in range(self.cap or 0))
         self._waiters: deque[_Waiter] = deque()
         self.gate = Gate()
+        #: The slot that a closed gate has let through.
+        self._attempt: _ConnectionRecord | None = None
         self.asking = Asking()
         #: Asked, outside the lock, whether an idle connection may be lent; where not, its slot gets a new one.
         self.is_fit: Callable[[Any], bool] = lambda _connection: True
@@ -118,13 +120,14 @@ class SlotPool(Pool):
             return None
         if not self.gate.admit():
             return None
-        if self.cap is None:
-            return self._new_slot()
         try:
-            return self._empty.pop()
+            slot = self._empty.pop() if self.cap is not None else self._new_slot()
         except IndexError:
             self.gate.leave()
             return None
+        if not self.gate.is_open:
+            self._attempt = slot
+        return slot
 
     def _serve(self) -> None:
         """Hand slots to waiters for as long as there are both."""
@@ -144,7 +147,9 @@ class SlotPool(Pool):
         if slot.dbapi_connection is not None:
             self._idle.append((slot, time.monotonic()))
             return
-        self.gate.leave()
+        if slot is self._attempt:
+            self._attempt = None
+            self.gate.leave()
         if self.cap is not None:
             self._empty.append(slot)
 
