@@ -1,69 +1,15 @@
-"""What ends a piece of work: ``auto_close_db`` and ``PooledThreadPoolExecutor``."""
+"""Threads that want more than there is, threads that die, and cursors that are kept."""
 
 from __future__ import annotations
 
-import inspect
 import threading
 
 import pytest
-from django.db import ProgrammingError, connection, connections, transaction
+from django.db import ProgrammingError, connections
 
-from django_mysqlpool import PooledThreadPoolExecutor, PoolTimeout, auto_close_db
+from django_mysqlpool import PoolTimeout
 from tests.shop.models import Account
 from tests.test_engine import backend_pid, in_thread_holding, status_of
-
-
-@auto_close_db
-def count(name: str) -> int:
-    """How many accounts have this name."""
-    return Account.objects.filter(name=name).count()
-
-
-class TestAutoCloseDb:
-    def test_the_connection_goes_back(self):
-        assert count("nobody") == 0
-        assert connection.connection is None
-        assert status_of(connection)["out"] == 0
-
-    def test_so_it_does_where_the_function_raises(self):
-        @auto_close_db
-        def fail():
-            connection.ensure_connection()
-            raise LookupError
-
-        with pytest.raises(LookupError):
-            fail()
-        assert connection.connection is None
-
-    def test_a_transaction_of_the_callers_goes_on(self):
-        with transaction.atomic():
-            Account.objects.create(name="inside")
-            assert count("inside") == 1
-            transaction.set_rollback(True)
-        assert count("inside") == 0
-
-    def test_it_looks_like_the_function(self):
-        assert count.__name__ == "count"
-        assert count.__doc__ == "How many accounts have this name."
-        assert str(inspect.signature(count)) == "(name: 'str') -> 'int'"
-
-
-class TestExecutor:
-    def test_submit_and_map_give_back(self, make_alias):
-        wrapper = make_alias(pool={"pool_size": 2, "max_overflow": 0}, at_most=2)
-
-        def work(number: int) -> tuple[int, int]:
-            return number, Account.objects.using(wrapper.alias).filter(balance=number).count()
-
-        with PooledThreadPoolExecutor(max_workers=2) as executor:
-            assert executor.submit(work, 7).result() == (7, 0)
-            assert list(executor.map(work, range(50))) == [(n, 0) for n in range(50)]
-            # The worker that ran the last piece has given back before its result could be seen.
-            assert status_of(wrapper)["out"] == 0
-
-    def test_errors_arrive(self):
-        with PooledThreadPoolExecutor(max_workers=1) as executor, pytest.raises(ZeroDivisionError):
-            executor.submit(lambda: 1 / 0).result()
 
 
 class TestExhaustion:

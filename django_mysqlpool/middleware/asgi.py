@@ -55,7 +55,7 @@ class ConnectionReleaseASGI:
             await self.application(scope, receive, send)
 
     async def _serve(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        work = Scope()
+        work = Scope(lambda: f"{scope.get('method')} {scope.get('path')}")
 
         def holds_connection(thread: threading.Thread | None) -> bool:
             return any(lease.thread is thread for lease in tuple(work.leases))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
@@ -10,6 +11,7 @@ from django.http import FileResponse, HttpRequest
 from django.http.response import HttpResponseBase, StreamingHttpResponse
 
 from django_mysqlpool.mysqlpool.scope import Scope
+from django_mysqlpool.threading_utils.work import end_from_event_loop
 
 
 class ConnectionReleaseMiddleware:
@@ -32,49 +34,44 @@ class ConnectionReleaseMiddleware:
         return self._respond_async(request) if self.is_async else self._respond(request)
 
     def _respond(self, request: HttpRequest) -> HttpResponseBase:
-        with Scope() as scope:
+        with Scope(partial(request_line, request)) as scope:
             try:
                 response: HttpResponseBase = self.get_response(request)
             finally:
                 scope.end()
-        return _with_stream_released(response)
+        return _with_stream_released(response, request)
 
     async def _respond_async(self, request: HttpRequest) -> HttpResponseBase:
-        with Scope() as scope:
+        with Scope(partial(request_line, request)) as scope:
             try:
                 response: HttpResponseBase = await self.get_response(request)
             finally:
                 await end_from_event_loop(scope)
-        return _with_stream_released(response)
+        return _with_stream_released(response, request)
 
 
-async def end_from_event_loop(scope: Scope) -> None:
-    """End a scope from an event loop, which must not wait for the database server.
-
-    What is clean goes back at once. The rest is looked after in the thread of the request's synchronous code: what other
-    threads still use, they give back themselves.
-    """
-    if scope.end(may_ask_server=False):
-        await sync_to_async(scope.end)()
+def request_line(request: HttpRequest) -> str:
+    """What a person is told of a request that holds a connection; its query string may hold what is not for a log."""
+    return f"{request.method} {request.path}"
 
 
-def _with_stream_released(response: HttpResponseBase) -> HttpResponseBase:
+def _with_stream_released(response: HttpResponseBase, request: HttpRequest) -> HttpResponseBase:
     # (A FileResponse reads from its file, and its server may send that in ways of its own.)
     if isinstance(response, StreamingHttpResponse) and not isinstance(response, FileResponse):
         content = response.streaming_content
         if response.is_async:
-            response.streaming_content = _AsyncStream(content)  # type: ignore[arg-type]
+            response.streaming_content = _AsyncStream(content, request)  # type: ignore[arg-type]
         else:
-            response.streaming_content = _Stream(content)  # type: ignore[arg-type]
+            response.streaming_content = _Stream(content, request)  # type: ignore[arg-type]
     return response
 
 
 class _Stream:
     """A stream whose chunks are made in a scope of their own."""
 
-    def __init__(self, content: Iterator[Any]) -> None:
+    def __init__(self, content: Iterator[Any], request: HttpRequest) -> None:
         self._content = content
-        self._scope = Scope()
+        self._scope = Scope(partial(request_line, request))
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -103,9 +100,9 @@ class _Stream:
 class _AsyncStream:
     """The same for an asynchronous stream."""
 
-    def __init__(self, content: AsyncIterator[Any]) -> None:
+    def __init__(self, content: AsyncIterator[Any], request: HttpRequest) -> None:
         self._content = content
-        self._scope = Scope()
+        self._scope = Scope(partial(request_line, request))
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self

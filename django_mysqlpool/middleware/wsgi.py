@@ -22,7 +22,7 @@ class ConnectionReleaseWSGI:
         self.application = application
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        scope = Scope()
+        scope = Scope(lambda: f"{environ.get('REQUEST_METHOD')} {environ.get('PATH_INFO')}")
         files = _Files(environ)
         try:
             with scope:

@@ -64,7 +64,8 @@ def told_holder(lease: Lease, now: float) -> str:
     parts = [f"{lease.thread.name} for {now - lease.since:.1f} s"]
     work = lease.scope.told_work() if lease.scope is not None else None
     if work:
-        parts.append(f"in {work}")
+        # What comes from outside may try to break the line of a log.
+        parts.append(f"in {work.encode('unicode_escape').decode()}")
     kind = kind_of(lease.statement)
     parts.append(f"last statement: {kind}" if kind else "no statement yet")
     return ", ".join(parts)

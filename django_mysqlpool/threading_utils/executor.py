@@ -2,19 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from contextvars import copy_context
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
-from .decorator import auto_close_db
+from django.db import connections
+
+from django_mysqlpool.mysqlpool.wrapper import PooledDatabaseMixin
+
+from .calling_thread import CallingThread, is_calling_thread_wanted
+from .decorator import aliases, is_coroutine_function
+from .work import name_of, run_as_work
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class PooledThreadPoolExecutor(ThreadPoolExecutor):
-    """A ``concurrent.futures.ThreadPoolExecutor`` that runs each callable in ``auto_close_db``."""
+    """A ``concurrent.futures.ThreadPoolExecutor`` that runs each callable, and its initializer, in ``auto_close_db``.
+
+    ``max_workers`` left out is the cap of the pool, so that no worker waits for another's connection: the smallest cap of
+    the aliases in ``using`` (one or a list), or else of all in ``DATABASES``. Where no pool has a cap it is Python's own
+    default. More workers than the cap bring a ``RuntimeWarning``.
+
+    Work sees the context variables of whoever submits it, unless ``propagate_context`` is false.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        using: str | Iterable[str] | None = None,
+        propagate_context: bool = True,
+    ) -> None:
+        cap, alias = _smallest_cap(aliases(using))
+        if cap is not None and max_workers is not None and max_workers > cap:
+            warnings.warn(_too_many(max_workers, cap, alias), RuntimeWarning, stacklevel=2)
+        if callable(initializer):
+            initializer = partial(_release_after, _must_be_plain(initializer))
+        super().__init__(cap if max_workers is None else max_workers, thread_name_prefix, initializer, initargs)
+        self._propagates_context = propagate_context
+        self._calling_thread = CallingThread(initializer, initargs)
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Schedule ``fn``; ``map()`` comes through here too."""
-        return super().submit(auto_close_db(fn), *args, **kwargs)
+        """Schedule ``fn``; ``map()`` comes through here too. ``TypeError`` for a coroutine function."""
+        work: Callable[..., Any] = partial(_release_after, _must_be_plain(fn))
+        if self._propagates_context:
+            work = partial(copy_context().run, work)
+        if is_calling_thread_wanted():
+            return self._calling_thread.submit(self, work, *args, **kwargs)
+        return super().submit(work, *args, **kwargs)
+
+
+def _release_after(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    return run_as_work(partial(name_of, fn), None, fn, *args, **kwargs)
+
+
+def _must_be_plain(fn: Callable[P, R]) -> Callable[P, R]:
+    if is_coroutine_function(fn):
+        raise TypeError(
+            f"{fn!r} is a coroutine function: a thread would make its coroutine and not run it. "
+            "Await it in your event loop, or submit asgiref.sync.async_to_sync(...) of it."
+        )
+    return fn
+
+
+def _smallest_cap(using: Iterable[str] | None) -> tuple[int | None, str]:
+    """The smallest cap of the pools of these aliases, or of all, and whose it is; ``None`` where there is no cap."""
+    smallest: int | None = None
+    whose = ""
+    for alias in connections.settings if using is None else sorted(using):
+        wrapper = connections[alias]
+        pool = wrapper.pool if isinstance(wrapper, PooledDatabaseMixin) else None
+        if pool is not None and pool.cap is not None and (smallest is None or pool.cap < smallest):
+            smallest, whose = pool.cap, alias
+    return smallest, whose
+
+
+def _too_many(max_workers: int, cap: int, alias: str) -> str:
+    return (
+        f"PooledThreadPoolExecutor has max_workers={max_workers}, but the pool of alias '{alias}' lends at most {cap} "
+        f"connections at a time: when more than {cap} workers want one, the others wait, and get PoolTimeout where "
+        f"none comes free within the pool's timeout. Leave max_workers out to have {cap}."
+    )

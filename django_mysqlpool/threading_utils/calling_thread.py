@@ -1,0 +1,84 @@
+"""Work that runs in the thread that submits it, for tests whose transaction no other thread can see."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.thread import BrokenThreadPool
+from functools import partial
+from typing import Any
+
+from asgiref.sync import sync_to_async
+
+from .work import must_not_wait
+
+logger = logging.getLogger("concurrent.futures")
+
+
+class _Wanted:
+    """How many blocks of ``run_in_calling_thread`` are open in this process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.blocks = 0
+
+    def add(self, number: int) -> None:
+        with self.lock:
+            self.blocks += number
+
+
+wanted = _Wanted()
+
+
+def is_calling_thread_wanted() -> bool:
+    """Whether executors are to run their work in the thread that submits it."""
+    return wanted.blocks > 0
+
+
+class CallingThread:
+    """Takes the place of an executor's threads: its futures are done at once."""
+
+    def __init__(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+        self._initializer = initializer
+        self._initargs = initargs
+
+    def submit(self, executor: ThreadPoolExecutor, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run the work; its future. In an event loop it is the thread of the loop's synchronous code that runs it."""
+        if executor._broken:
+            raise BrokenThreadPool(executor._broken)
+        if executor._shutdown:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        future: Future[Any] = Future()
+        call = partial(work, *args, **kwargs)
+        if must_not_wait():
+            task = asyncio.ensure_future(sync_to_async(self._run)(executor, future, call))
+            future.add_done_callback(lambda _: task.done())  # somebody must hold the task until then
+        else:
+            self._run(executor, future, call)
+        return future
+
+    def _run(self, executor: ThreadPoolExecutor, future: Future[Any], call: Callable[[], Any]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        self._initialize(executor)
+        if executor._broken:
+            future.set_exception(BrokenThreadPool(executor._broken))
+            return
+        try:
+            result = call()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    def _initialize(self, executor: ThreadPoolExecutor) -> None:
+        initializer, self._initializer = self._initializer, None
+        if initializer is not None:
+            try:
+                initializer(*self._initargs)
+            except BaseException:
+                logger.critical("Exception in initializer:", exc_info=True)
+                executor._initializer_failed()
