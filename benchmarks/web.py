@@ -3,6 +3,9 @@
 One worker process; the load is wrk's. No engine has fewer connections than there are threads. The runs of all engines take
 turns, several rounds, and what is told is the median of each as a multiple of the stock engine with a new connection for
 each request: absolute figures of a shared machine tell nothing.
+
+Two more tables: the same requests beside 1,000 idle event streams, as a multiple of those without; and, counted and not
+timed, the calls that the event loop hands to a thread for one request.
 """
 
 from __future__ import annotations
@@ -10,10 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -28,8 +32,10 @@ from rich.table import Table
 from benchmarks.cycle import DATABASE, ENGINES, set_up
 from devtools.lifeline import tied
 from devtools.server import Server, server_from_environment
+from tests.hops import CountingLoop, request
 
 CLIENTS = 16
+STREAMS = 1000
 console = Console(width=120)
 
 _GUNICORN = ["-m", "gunicorn", "--no-control-socket", "--bind=127.0.0.1:{port}", "--threads=16", "--worker-class=gthread"]
@@ -116,7 +122,7 @@ def show(results: dict[str, dict[str, list[float]]], title: str) -> None:
     """Print medians as ratios."""
     table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
-    base = results[STOCK]
+    base = next(iter(results.values()))
     for view in base:
         table.add_column(view, justify="right")
     for engine, views in results.items():
@@ -124,8 +130,67 @@ def show(results: dict[str, dict[str, list[float]]], title: str) -> None:
     console.print(table)
 
 
+@contextmanager
+def idle_streams(url: str) -> Iterator[None]:
+    """Clients of server-sent events, each of which has had its first and waits for a second that never comes."""
+    port = int(url.rpartition(":")[2])
+    with ExitStack() as stack:
+        for _ in range(STREAMS):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
+            client.sendall(b"GET /events/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            received = b""
+            while b"data:" not in received:
+                received += client.recv(1000)
+        yield
+
+
+def measure_beside_streams(server: Server, rounds: int, seconds: int, progress: Progress) -> None:
+    """The table of what idle streams cost the other requests."""
+    views = VIEWS["uvicorn"]
+    alone, beside = f"{WRAPPED}, alone", f"{WRAPPED}, beside {STREAMS:,} idle event streams"
+    results: dict[str, dict[str, list[float]]] = {case: {view: [] for view in views} for case in (alone, beside)}
+    task = progress.add_task("idle streams", total=rounds * len(results) * len(views))
+
+    def measure_views(case: str) -> None:
+        for view, path in views.items():
+            requests_per_second(url + path, 1)  # warm
+            results[case][view].append(requests_per_second(url + path, seconds))
+            progress.advance(task)
+
+    with TemporaryDirectory() as folder:
+        for _ in range(rounds):
+            with served(server, WRAPPED, FIELDS["uvicorn"][WRAPPED], False, Path(folder)) as url:
+                measure_views(alone)
+                with idle_streams(url):
+                    measure_views(beside)
+    show(results, "uvicorn: requests per second, x of those without streams")
+
+
+def count_hops(requests: int = 20) -> None:
+    """The table of the calls for which a request changes threads."""
+    from django.core.asgi import get_asgi_application
+    from django.test import override_settings
+
+    from django_mysqlpool.middleware import ConnectionReleaseASGI
+
+    with override_settings(MIDDLEWARE=[]):
+        stock = get_asgi_application()
+    table = Table(title="ASGI: what the event loop hands to a thread for one request", title_justify="left")
+    for column in ("", "view", "calls", "threads for 20 requests"):
+        table.add_column(column)
+    for name, application in ((STOCK, stock), (WRAPPED, ConnectionReleaseASGI(get_asgi_application()))):
+        for view, path in VIEWS["uvicorn"].items():
+            loop = CountingLoop()
+            for _ in range(requests):
+                request(loop, application, path)
+            calls = loop.calls[-len(loop.calls) // requests :]
+            table.add_row(name, view, f"{len(calls)}: {', '.join(calls)}", str(len(loop.threads)))
+            loop.close()
+    console.print(table)
+
+
 def main() -> None:
-    """Measure both web servers; with TLS too where the server answers with it."""
+    """Count, and measure both web servers; with TLS too where the server answers with it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=4)
@@ -134,11 +199,13 @@ def main() -> None:
         set_up(server)
         from django.db import connections
 
+        count_hops()
         connections.close_all()
         with Progress(console=console, transient=True) as progress:
             for tls in (False,) if server.is_mariadb else (False, True):
                 for field in FIELDS:
                     measure(server, field, tls, arguments.rounds, arguments.seconds, progress)
+            measure_beside_streams(server, arguments.rounds, arguments.seconds, progress)
 
 
 if __name__ == "__main__":

@@ -263,8 +263,12 @@ class PrivateServer(Server):
         _run_script(connection, "\n".join(ZONE_STATEMENT.findall(zones)))
 
     def _executor(self, data: Path, log: IO[str]) -> _Executor:
+        # A MariaDB that starts removes the temporary tables that it finds, which may be a neighbour's.
+        temporary = self.folder / "tmp"
+        temporary.mkdir(mode=0o700, exist_ok=True)
         command = [
             *(self.program, "--no-defaults", f"--datadir={data}", f"--socket={self.socket}"),
+            f"--tmpdir={temporary}",
             *(f"--port={self.port}", f"--pid-file={self.folder / 'server.pid'}"),
             *(f"--init-file={self._write_login()}", *self._options(), *self.options),
         ]

@@ -227,17 +227,25 @@ class Site:
             return Counter(executor.map(visit, range(len(paths)), paths))
 
 
-_GUNICORN = ["-m", "gunicorn", "--no-control-socket", "--bind=127.0.0.1:{port}", "--threads=16"]
-_UVICORN = ["-m", "uvicorn", "--port={port}", "--log-level=warning"]
+_GUNICORN = [sys.executable, "-m", "gunicorn", "--no-control-socket", "--bind=127.0.0.1:{port}"]
+_GTHREAD = [*_GUNICORN, "--worker-class=gthread", "--threads=16"]
+_UVICORN = [sys.executable, "-m", "uvicorn", "--port={port}", "--log-level=warning"]
+# Without --lazy-apps its master loads the site, and the worker is forked, in C. It closes a connection after one answer and
+# says so only when told to: a client that reuses connections would at times be too quick to notice.
+_UWSGI = [str(Path(sys.executable).with_name("uwsgi")), "--http-socket=127.0.0.1:{port}", "--add-header=Connection: close"]
+_UWSGI += ["--master", "--enable-threads", "--threads=16", "--die-on-term"]
 WEB_SERVERS = {
-    "gunicorn": [*_GUNICORN, "--worker-class=gthread", "tests.wsgi"],
-    "gunicorn sync": ["-m", "gunicorn", "--no-control-socket", "--bind=127.0.0.1:{port}", "tests.wsgi"],
-    "gunicorn preload": [*_GUNICORN, "--worker-class=gthread", "--preload", "tests.wsgi"],
-    "gunicorn wrapped": [*_GUNICORN, "--worker-class=gthread", "tests.wsgi:wrapped"],
+    "gunicorn": [*_GTHREAD, "tests.wsgi"],
+    "gunicorn sync": [*_GUNICORN, "tests.wsgi"],
+    "gunicorn preload": [*_GTHREAD, "--preload", "tests.wsgi"],
+    "gunicorn wrapped": [*_GTHREAD, "tests.wsgi:wrapped"],
+    "uwsgi": [*_UWSGI, "--module=tests.wsgi"],
+    "uwsgi wrapped": [*_UWSGI, "--module=tests.wsgi:wrapped"],
     "uvicorn": [*_UVICORN, "tests.asgi:application"],
     "uvicorn wrapped": [*_UVICORN, "tests.asgi:wrapped"],
     "starlette": [*_UVICORN, "tests.starlette_site:application"],
-    "hypercorn wrapped": ["-m", "hypercorn", "--bind=127.0.0.1:{port}", "tests.asgi:wrapped"],
+    "fastapi": [*_UVICORN, "tests.fastapi_site:application"],
+    "hypercorn wrapped": [sys.executable, "-m", "hypercorn", "--bind=127.0.0.1:{port}", "tests.asgi:wrapped"],
 }
 
 
@@ -252,8 +260,9 @@ def serve(server: Server, observer: Observer, tmp_path: Path) -> Iterator[Callab
             port = port_for.select_random()
             log = tmp_path / f"{kind}.log"
             executor = HTTPExecutor(
-                tied([sys.executable, *(part.format(port=port) for part in WEB_SERVERS[kind])]),
+                tied([part.format(port=port) for part in WEB_SERVERS[kind]]),
                 url=f"http://127.0.0.1:{port}/status/",
+                method="GET",
                 timeout=60,
                 envvars={"MYSQLPOOL_TEST_DATABASE": json.dumps(entry), **environment},
                 stdout=stack.enter_context(log.open("w")),

@@ -1,10 +1,6 @@
-"""Django's test databases on a pooled alias: made, cloned, used by parallel workers, destroyed."""
+"""Django's test databases on a pooled alias: made, cloned, destroyed."""
 
 from __future__ import annotations
-
-import os
-import subprocess
-import sys
 
 from tests.test_engine import status_of
 
@@ -26,18 +22,3 @@ def test_create_clone_and_destroy(make_alias, observer):
     wrapper.ensure_connection()
     assert wrapper.pool.name.endswith(f"/{name}")
     assert status_of(wrapper)["out"] == 1
-
-
-def test_the_parallel_runner(pytestconfig):
-    """``manage.py test --parallel 2`` forks workers from a process with connections; each uses a clone."""
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "django", "test", "--parallel", "2", "--noinput", "tests.shop"],
-        capture_output=True,
-        text=True,
-        cwd=pytestconfig.rootpath,
-        env={**os.environ, "PYTHONPATH": str(pytestconfig.rootpath)},
-        timeout=110,
-    )
-    assert run.returncode == 0, run.stderr
-    assert "Ran 4 tests" in run.stderr
-    assert "in parallel" not in run.stderr.lower() or "2 processes" in run.stderr

@@ -11,13 +11,16 @@ from wsgiref.validate import validator
 
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import connection, connections
+from django.core.asgi import get_asgi_application
+from django.core.signals import request_started
+from django.db import close_old_connections, connection, connections, reset_queries
 
 from django_mysqlpool import pool_status
 from django_mysqlpool.middleware import ConnectionReleaseASGI, ConnectionReleaseWSGI
 from django_mysqlpool.middleware.threads import Loan, WarmThreads
 from django_mysqlpool.mysqlpool.scope import Scope
 from tests.conftest import eventually
+from tests.hops import CountingLoop, request
 from tests.shop.models import Account
 
 
@@ -355,10 +358,55 @@ class TestASGI:
         threads.close()
 
 
-def test_starlette(serve):
-    site = serve("starlette")
-    assert site.storm([f"/{view}/" for view in ("count", "count_async", "to_thread")] * 50) == {200: 150}
-    site.wait_until_none_is_out()
+@pytest.mark.parametrize(("path", "call"), [("/count/", "count"), ("/count-async/", "QuerySet.count")])
+class TestHops:
+    """What the event loop hands to a thread for one request."""
+
+    def hops(self, path):
+        loop = CountingLoop()
+        wrapped = ConnectionReleaseASGI(get_asgi_application())
+        try:
+            request(loop, wrapped, path)
+        finally:
+            wrapped.threads.close()
+            loop.close()
+        assert out() == 0
+        return loop.calls
+
+    def test_wrapper_and_middleware_add_none(self, path, call):
+        assert self.hops(path) == ["Signal.asend", call, "HttpResponseBase.close"]
+
+    def test_one_less_without_djangos_own_receivers_of_request_started(self, path, call):
+        receivers = [reset_queries, close_old_connections]
+        for receiver in receivers:
+            assert request_started.disconnect(receiver)
+        try:
+            assert self.hops(path) == [call, "HttpResponseBase.close"]
+        finally:
+            for receiver in receivers:
+                request_started.connect(receiver)
+
+
+class TestOtherFrameworks:
+    """The documentation's examples, as it shows them."""
+
+    def test_starlette(self, serve):
+        site = serve("starlette")
+        assert site.storm([f"/{view}/" for view in ("count", "count_async", "to_thread")] * 50) == {200: 150}
+        site.wait_until_none_is_out()
+
+    def test_fastapi(self, serve):
+        site = serve("fastapi")
+        paths = ["/count/", "/count_async/", "/accounts/nobody/"]
+        assert site.storm(paths * 50) == {200: 100, 404: 50}
+        site.wait_until_none_is_out()
+
+    def test_a_background_task_of_fastapis_gives_back(self, serve):
+        site = serve("fastapi")
+        assert site.client.post("/accounts/in-the-background/").status_code == 202
+        eventually(lambda: site.get("/accounts/in-the-background/").status_code, lambda code: code == 200)
+        site.wait_until_none_is_out()
+        Account.objects.filter(name="in-the-background").delete()
 
 
 class TestOtherWorkInTheSameThread:

@@ -32,7 +32,7 @@ def query() -> int:
     return Account.objects.count()
 
 
-def sleep_on_server(seconds: float = 0.1) -> None:
+def sleep_on_server(seconds: float = 0.05) -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT SLEEP(%s)", [seconds])
 
@@ -92,7 +92,7 @@ def slow(request: HttpRequest) -> HttpResponse:
 
 async def slow_async(request: HttpRequest) -> HttpResponse:
     await sync_to_async(sleep_on_server)()
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.02)
     return HttpResponse("slow")
 
 

@@ -19,6 +19,7 @@ _LOST = {
     1927,  # ER_CONNECTION_KILLED, MariaDB's
     2006,  # CR_SERVER_GONE_ERROR
     2013,  # CR_SERVER_LOST
+    2026,  # CR_SSL_CONNECTION_ERROR, of a connection that was open: its server has gone
     2027,  # CR_MALFORMED_PACKET
     2055,  # CR_SERVER_LOST_EXTENDED
     3169,  # ER_SESSION_WAS_KILLED

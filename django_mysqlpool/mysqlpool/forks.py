@@ -6,9 +6,11 @@ is closed or deallocated, which would end the parent's session; so the child fir
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from django.db import connections
@@ -22,39 +24,74 @@ if TYPE_CHECKING:
 class Abandonable(Protocol):
     """A pooled wrapper, as far as it matters here."""
 
+    connection: Any
     use: Any
     _fairy: Any
 
     def forget_connection(self) -> None: ...
 
 
-# Kept for the life of the child: to deallocate a connection with TLS is to have its library write to the socket.
-_kept: list[Any] = []
-
-
 def abandon(pools: Iterable[Pool]) -> None:
     """In a child, right after the fork: cut off the connections of its parent and clear the wrappers that hold any."""
     for pool in pools:
-        pool.abandon()
         for session in tuple(pool.sessions):
             _redirect(session)
-        _kept.append(pool)
+            _keep_for_good(session)
+            _end_lease(session)
+        for fairy in checkouts(pool):
+            _keep_for_good(fairy)
+        pool.abandon()
     for wrapper in connections.all(initialized_only=True):
-        if not isinstance(wrapper, Abandonable):
-            continue
-        wrapper.use = threading.RLock()  # a thread of the parent's may have held the last one
-        if wrapper._fairy is not None:
-            _kept.append(wrapper._fairy)
-            wrapper.forget_connection()
+        if isinstance(wrapper, Abandonable):
+            leave_to_parent(wrapper)
+
+
+def leave_to_parent(wrapper: Abandonable) -> None:
+    """Clear a wrapper of this thread's: what it holds is the parent's."""
+    is_unused = wrapper.use.acquire(blocking=False)
+    wrapper.use = threading.RLock()  # a thread of the parent's may have held the last one
+    if wrapper._fairy is not None:
+        if is_unused:
+            _close(wrapper.connection)
+        wrapper.forget_connection()
+
+
+def checkouts(pool: Pool) -> list[Any]:
+    """SQLAlchemy's proxies for what is out: to drop one is to give its connection back."""
+    records = [session.record for session in tuple(pool.sessions)]
+    references = [record.fairy_ref for record in records if record is not None]
+    return [reference() for reference in references if reference is not None]
+
+
+def _end_lease(session: Session) -> None:
+    """What it was taken for, a request say, goes on in the parent; cursors of it are closed here."""
+    lease = session.lease
+    if lease is not None:
+        lease.use = threading.RLock()  # a thread of the parent's may have held the last one
+        lease.is_over = True
 
 
 def _redirect(session: Session) -> None:
     """Let the descriptor lead nowhere; the parent's socket is closed in this process without a word."""
     if not session.has_its_socket():
         return
-    descriptor = session.connection.fileno()
     nowhere = os.open(os.devnull, os.O_RDWR)
     try:
-        os.dup2(nowhere, descriptor, inheritable=False)
+        os.dup2(nowhere, session.descriptor, inheritable=False)
     finally:
         os.close(nowhere)
+
+
+def _keep_for_good(thing: object) -> None:
+    """Never deallocate ``thing``, not even at the interpreter's end.
+
+    The driver would say QUIT then, and where the child has closed its descriptors, as daemons do, their numbers may be
+    other sockets' by now: another server would be told.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
+def _close(connection: Any) -> None:
+    """Say goodbye to nobody, while the descriptor leads nowhere: a cursor with unread rows would read them later."""
+    with suppress(Exception):
+        connection.close()

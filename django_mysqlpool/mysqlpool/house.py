@@ -40,13 +40,14 @@ class Chores:
     """What is done for one pool in each round."""
 
     def __init__(self, pool: Pool) -> None:
-        self.pool = pool
+        self.pool: Pool = weakref.proxy(pool)
         self._next_look = time.monotonic() + self._look_interval()
         self._next_opening = 0.0
 
     def do(self) -> None:
         """One round. Whatever talks with the server here has a time limit."""
-        self.pool.reclaim()
+        # The main thread ends where the process does, and exit handlers may still use what it holds.
+        self.pool.reclaim(spare=threading.main_thread())
         self._report_leaks()
         if self.pool.slots is None:
             return

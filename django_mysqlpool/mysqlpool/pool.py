@@ -41,6 +41,8 @@ LONGEST_LIFE = 30 * 60
 PART_OF_WAIT_TIMEOUT = 0.9
 #: Seconds that connecting may take where neither the driver's ``connect_timeout`` nor the pool's ``timeout`` says less.
 CONNECT_TIMEOUT = 10
+#: Seconds that a fork waits at most for connections that are being opened.
+PATIENCE_AT_FORK = 1.0
 
 
 _READ_ONLY = re.compile(r"read[\s_]+only", re.IGNORECASE)
@@ -77,7 +79,8 @@ class Pool:
         #: In a forked child: this pool is its parent's.
         self.is_abandoned = False
         self._pid = os.getpid()
-        self._pool = options.pool_class(self._open, dialect=Farewell(), **options.arguments)  # type: ignore[arg-type]
+        farewell = Farewell(self.sessions.discard)
+        self._pool = options.pool_class(self._create, dialect=farewell, **options.arguments)  # type: ignore[arg-type]
         #: The pool, where its class is ours.
         self.slots = slots = self._pool if isinstance(self._pool, SlotPool) else None
         #: Seconds that a checkout may take.
@@ -85,6 +88,9 @@ class Pool:
         self._asking = Request()
         #: Held while slots change hands, where the pool class is ours.
         self.lock = slots.lock if slots else threading.RLock()
+        # Connections that are being opened: a fork waits for them, or the child would have sockets that it can't know.
+        self._opening = 0
+        self._opened = threading.Condition(self.lock)
         if slots:
             slots.asking = self._asking
             slots.is_fit = self._is_fit
@@ -93,7 +99,6 @@ class Pool:
         else:
             event.listen(self._pool, "checkout", self._before_lending)
             event.listen(self._pool, "checkin", self._on_checkin)
-        event.listen(self._pool, "close", self._on_close)
 
     def __repr__(self) -> str:
         return f"<Pool {self.name}: {self.status()}>"
@@ -147,14 +152,26 @@ class Pool:
         happened_meanwhile = when >= asking.deadline - self.timeout
         return report.pool_timeout(self, asking.wrapper.alias, error, connect_error if happened_meanwhile else None)
 
+    def _create(self, record: Any) -> Any:
+        """SQLAlchemy's creator; a fork waits for it."""
+        with self.lock:
+            self._opening += 1
+        try:
+            return self._open(record)
+        finally:
+            with self.lock:
+                self._opening -= 1
+                self._opened.notify_all()
+
     def _open(self, record: Any) -> Any:
-        """SQLAlchemy's creator: open a connection on behalf of the thread that asks."""
+        """Open a connection on behalf of the thread that asks."""
         asking = self._asking
         generation = self.generation
+        params = self._in_time(asking.params, asking.deadline)
         try:
-            connection = asking.wrapper.open_connection(self._in_time(asking.params, asking.deadline))
+            connection = asking.wrapper.open_connection(params)
         except Exception as error:
-            self._note_connect_error(error, asking.wrapper)
+            self._note_connect_error(error, asking.wrapper, params["connect_timeout"])
             raise
         self._note_server_version(connection.get_server_info())
         self.sessions.add(Session(connection, record, generation))
@@ -168,7 +185,7 @@ class Pool:
         seconds = min(params.get("connect_timeout") or CONNECT_TIMEOUT, deadline - time.monotonic())
         return {**params, "connect_timeout": max(math.ceil(seconds), 1)}
 
-    def _note_connect_error(self, error: Exception, wrapper: PooledDatabaseMixin) -> None:
+    def _note_connect_error(self, error: Exception, wrapper: PooledDatabaseMixin, connect_timeout: float) -> None:
         self._last_connect_error = (error, time.monotonic())
         if self.slots is None:
             return
@@ -176,9 +193,10 @@ class Pool:
             self.pressure.rise()
             self.slots.connect_refused()
         else:
-            # Those who wait can hope for a connection that is open; where there is none, they fare as this one did.
-            is_hopeless = not self.sessions and isinstance(error, wrapper.Database.Error)
-            self.slots.connect_failed(error, is_hopeless=is_hopeless)
+            # Those who wait can hope for a connection that is open, for as long as connecting may take; where there is
+            # none, they fare as this one did.
+            patience = connect_timeout if self.sessions else 0
+            self.slots.connect_failed(error, patience if isinstance(error, wrapper.Database.Error) else math.inf)
 
     def _note_server_version(self, version: str) -> None:
         if version != self.server_version:
@@ -333,18 +351,26 @@ class Pool:
             logger.exception("Pool %s: discard_on_error failed, and is not heeded.", self.name)
             return None
 
-    def reclaim(self) -> None:
-        """Take back what threads that have ended left out."""
+    def reclaim(self, *, spare: threading.Thread | None = None) -> None:
+        """Take back what threads that have ended left out, but for the thread to ``spare``."""
         for lease in self.leases():
-            if lease.thread.is_alive():
+            if lease.thread is spare or lease.thread.is_alive():
                 continue
             wrapper = lease.wrapper()
-            if wrapper is None:
-                continue
-            self._tell_lost(lease)
-            # To close it ends its transaction too, and never waits for a server that has gone silent.
-            lease.is_lost |= lease.session.needs_server_to_clean()
-            wrapper.take_back(lease, by_force=True)
+            # Another thread may be doing the same: the housekeeper, or one that waits.
+            if wrapper is not None and wrapper.use.acquire(blocking=False):
+                try:
+                    self._take_from_dead(lease, wrapper)
+                finally:
+                    wrapper.use.release()
+
+    def _take_from_dead(self, lease: Lease, wrapper: PooledDatabaseMixin) -> None:
+        if lease.is_over:
+            return
+        self._tell_lost(lease)
+        # To close it ends its transaction too, and never waits for a server that has gone silent.
+        lease.is_lost |= lease.session.needs_server_to_clean()
+        wrapper.take_back(lease, by_force=True)
 
     def leases(self) -> list[Lease]:
         """Those of the connections that are out."""
@@ -363,9 +389,6 @@ class Pool:
         if lease is not None:
             self._tell_lost(lease)
             record.invalidate()
-
-    def _on_close(self, connection: Any, record: Any) -> None:
-        self.sessions.discard(connection.mysqlpool_session)
 
     def close(self) -> None:
         """Close what is idle now, and what is out at its checkin; the pool opens new connections as they are needed."""
@@ -390,6 +413,11 @@ class Pool:
         for record in records:
             record.close()
             pool._do_return_conn(record)
+
+    def hold_for_fork(self) -> None:
+        """Take the lock once no connection is being opened, or after a second: a fork does not wait for a server."""
+        self.lock.acquire()
+        self._opened.wait_for(lambda: not self._opening, timeout=PATIENCE_AT_FORK)
 
     def abandon(self) -> None:
         """In a forked child: leave the pool to its parent. A thread that held its lock does not exist here."""

@@ -46,9 +46,10 @@ class Asking(threading.local):
 class _Waiter:
     """A thread's place in the line; ``slot`` or ``error`` is set just before ``served`` is released."""
 
-    __slots__ = ("error", "served", "slot")
+    __slots__ = ("error", "served", "since", "slot")
 
     def __init__(self) -> None:
+        self.since = time.monotonic()
         self.slot: _ConnectionRecord | None = None
         self.error: Exception | None = None
         self.served = threading.Lock()
@@ -259,16 +260,19 @@ class SlotPool(Pool):
             self.gate.open()
             self._serve()
 
-    def connect_failed(self, error: Exception, *, is_hopeless: bool) -> None:
-        """A connection could not be opened; where it ``is_hopeless`` for those who wait too, they are told the same."""
+    def connect_failed(self, error: Exception, patience: float) -> None:
+        """A connection could not be opened: those who have waited for ``patience`` seconds are told the same.
+
+        Attempts are made one at a time now; where each takes as long as it may, the line must not wait for them in turn.
+        """
+        horizon = time.monotonic() - patience
         with self.lock:
             self.gate.close()
-            waiters = []
-            while is_hopeless and self._waiters:
-                waiters.append(self._waiters.popleft())
-        for waiter in waiters:
-            waiter.error = type(error)(*error.args)
-            waiter.served.release()
+            for waiter in tuple(self._waiters):
+                if waiter.since <= horizon and self._leave(waiter):
+                    # Under the lock: one that gives up in this moment finds it.
+                    waiter.error = type(error)(*error.args)
+                    waiter.served.release()
 
     def connect_refused(self, **pause: float) -> None:
         """The server is full: the next attempt is made after a pause; ``pause`` as ``Gate.close_for_a_while`` takes it."""

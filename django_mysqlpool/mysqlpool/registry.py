@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import connections
 
 from . import house
-from .forks import abandon
+from .forks import abandon, checkouts
 from .options import PoolOptions
 from .pool import Pool
 
@@ -22,6 +22,11 @@ _SECRETS = {"password", "passwd"}
 
 _pools: list[Pool] = []
 _lock = threading.RLock()
+#: The process that the pools are of.
+_pid = os.getpid()
+_noticing = threading.Lock()
+# During a fork: the pools whose lock is held, and the checkouts that must not be dropped meanwhile.
+_held_for_fork: list[tuple[Pool, list[Any]]] = []
 
 
 def pool_for(wrapper: PooledDatabaseMixin, params: Mapping[str, Any], options: PoolOptions) -> Pool:
@@ -74,6 +79,7 @@ def close_pool(using: str | None = None) -> None:
 
     Raises ``ConnectionDoesNotExist`` for an alias that ``DATABASES`` does not have.
     """
+    notice_fork()
     if using is not None:
         connections[using]  # raises for an unknown alias
     give_back(using, keep=in_atomic_block())
@@ -107,33 +113,50 @@ def pool_status() -> dict[str, dict[str, Any]]:
     ``aliases``, ``pool_class``, ``cap`` (``None``: no limit), ``size``, ``open``, ``idle``, ``out``, ``waiting``; all of
     it serialises as JSON.
     """
+    notice_fork()
     return {pool.name: pool.status() for pool in tuple(_pools)}
 
 
+def notice_fork() -> None:
+    """Make up for a fork that ran none of Python's hooks: uWSGI forks its workers in C."""
+    if os.getpid() != _pid:
+        with _noticing:
+            if os.getpid() != _pid:
+                _after_fork_in_child()
+
+
 def _before_fork() -> None:
-    """Have no pool forked in the middle of a decision: a lock that another thread holds stays locked in the child."""
+    """Have no pool forked in the middle of a decision: a lock that another thread holds stays locked in the child.
+
+    Nor may a checkout of another thread's be dropped in the child before its hook has run, as the garbage collector may:
+    SQLAlchemy would give it back, and that may be a farewell to the parent's server.
+    """
     house.before_fork()
     _lock.acquire()
     for pool in _pools:
-        pool.lock.acquire()
+        pool.hold_for_fork()
+        _held_for_fork.append((pool, checkouts(pool)))
 
 
 def _after_fork_in_parent() -> None:
-    for pool in _pools:
+    for pool, _ in _held_for_fork:
         pool.lock.release()
     _lock.release()
+    _held_for_fork.clear()
     house.after_fork_in_parent()
 
 
 def _after_fork_in_child() -> None:
     """A child starts without pools; its parent's connections are its parent's."""
-    global _lock  # noqa: PLW0603
-    # New locks rather than released ones: uWSGI calls this hook without the one before the fork.
+    global _lock, _pid  # noqa: PLW0603
+    # New locks rather than released ones: where no hook ran before the fork, any thread may have held them.
     _lock = threading.RLock()
     house.after_fork_in_child()
     inherited = tuple(_pools)
     _pools.clear()
     abandon(inherited)
+    _held_for_fork.clear()
+    _pid = os.getpid()  # last: other threads of the child wait for it
 
 
 if hasattr(os, "register_at_fork"):

@@ -9,7 +9,7 @@ import os
 import random
 import select
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.pool.base import _ConnDialect
@@ -37,6 +37,7 @@ class Session:
         "_socket",
         "born",
         "connection",
+        "descriptor",
         "generation",
         "is_set_up",
         "is_suspect",
@@ -67,7 +68,11 @@ class Session:
         #: Whether a cursor may have left part of a result with the server.
         self.may_have_unread = False
         self.jitter = random.uniform(*JITTER)
-        self._socket = _identity(connection.fileno())
+        #: Of its socket. The driver does not tell it while another thread uses the connection, as one may during a fork.
+        self.descriptor: int = connection.fileno()
+        # No program that this one starts keeps the session alive.
+        os.set_inheritable(self.descriptor, False)
+        self._socket = _identity(self.descriptor)
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         connection.mysqlpool_session = self
@@ -92,8 +97,8 @@ class Session:
         may be another file's by now.
         """
         try:
-            return _identity(self.connection.fileno()) == self._socket
-        except Exception:
+            return _identity(self.descriptor) == self._socket
+        except OSError:
             return False
 
     def has_hung_up(self) -> bool:
@@ -195,9 +200,19 @@ class Farewell(_ConnDialect):
     #: Milliseconds.
     PATIENCE = 1000
 
+    def __init__(self, on_closed: Callable[[Session], None]) -> None:
+        self._on_closed = on_closed
+
     def do_close(self, dbapi_connection: Any) -> None:
         session: Session = dbapi_connection.mysqlpool_session
-        socket = os.dup(dbapi_connection.fileno()) if session.has_its_socket() else None
+        try:
+            self._close(dbapi_connection, session)
+        finally:
+            # Until here a fork has to know of it, and it counts for the server.
+            self._on_closed(session)
+
+    def _close(self, dbapi_connection: Any, session: Session) -> None:
+        socket = os.dup(session.descriptor) if session.has_its_socket() else None
         # They refer to each other; a closed connection must not wait for the garbage collector.
         session.connection = session.record = None
         dbapi_connection.close()

@@ -18,10 +18,11 @@ from django.utils.functional import cached_property
 from MySQLdb.cursors import Cursor
 
 from .cursor import watched
+from .forks import leave_to_parent
 from .lease import Lease
 from .options import pool_options
 from .pool import Pool
-from .registry import pool_for
+from .registry import notice_fork, pool_for
 from .report import stack_of_caller
 from .scope import current_scope
 
@@ -130,8 +131,11 @@ class PooledDatabaseMixin(_Base):
     # Using: whatever the holder does with its connection it does under ``use``, so that nobody takes it from under it.
 
     def ensure_connection(self) -> None:
+        notice_fork()
         lease = self._lease
-        if lease is not None:
+        if lease is not None and lease.pool.is_abandoned:
+            leave_to_parent(self)  # it was another thread of this process that noticed
+        elif lease is not None:
             if lease.scope is not None and lease.scope is not current_scope():
                 self._leave_other_work(lease)
             if lease.is_lost or time.monotonic() - lease.session.last_used > LOOK_AGAIN_AFTER:
@@ -199,7 +203,14 @@ class PooledDatabaseMixin(_Base):
             # A warm session comes as the settings want it; the driver knows that without asking.
             self.autocommit = autocommit
             return
-        super().set_autocommit(autocommit, *args, **kwargs)
+        lease = self._lease
+        try:
+            super().set_autocommit(autocommit, *args, **kwargs)
+        except Exception:
+            # Died at the end of its transaction, as atomic() ends one too: Django would believe that it is still in it.
+            if autocommit and lease is not None and lease.is_lost:
+                self.close()
+            raise
         lease = self._lease
         if lease is not None and lease.is_wanted_back:
             lease.settle()
