@@ -3,6 +3,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 ARGS ?=
+MINUTES ?= 10
 VENV := .venv/bin/
 
 # What tests and demo take the server from: devtools/server.py.
@@ -13,11 +14,12 @@ ifdef SERVER_URL
 export MYSQLPOOL_SERVER_URL := $(SERVER_URL)
 endif
 
-.PHONY: help setup demo test benchmark benchmark-web lint docs clean
+.PHONY: help setup demo test soak benchmark benchmark-web lint docs clean
 
 help:
 	@echo 'make demo   the example site on both engines under load, then left running until Ctrl-C'
 	@echo 'make test   the tests, against a private server that they start and stop'
+	@echo 'make soak   processes of threads under random faults, and a ledger that must hold'
 	@echo 'make benchmark'
 	@echo '            the cost of a request with one query, beside the other engines'
 	@echo '            (with TLS too where SERVER= is a MySQL)'
@@ -30,6 +32,7 @@ help:
 	@echo 'Each sets up what it needs first. Variables:'
 	@echo '  ONCE=1                     make demo: end after the table'
 	@echo '  ARGS="-x -k pool"          make test: arguments for pytest'
+	@echo '  MINUTES=10 SEED=1234       make soak: for how long; and the order of the faults'
 	@echo '  SERVER=/path/to/mysqld     the program of the private server (a mariadbd or mysqld;'
 	@echo '                             otherwise the mariadbd of this machine)'
 	@echo '  SERVER_URL=mysql://user:password@host:port'
@@ -45,6 +48,9 @@ demo: setup
 
 test: setup
 	@exec $(VENV)python -m pytest $(ARGS)
+
+soak: setup
+	@exec $(VENV)python -m devtools.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 benchmark: setup
 	@exec $(VENV)python -m benchmarks.cycle $(ARGS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Tags, Warning, register
@@ -61,6 +61,29 @@ def check_middleware(**kwargs: object) -> list[CheckMessage]:
             )
         ]
     return []
+
+
+# With --deploy only: a network that swallows packets is production's, and a developer's machine is none.
+@register(Tags.compatibility, deploy=True)
+def check_timeouts(**kwargs: object) -> list[CheckMessage]:
+    """W004: a statement of a pooled alias may wait for its answer for ever."""
+    return [
+        Warning(
+            f"The OPTIONS of the database alias '{alias}' have no {' and no '.join(missing)}.",
+            hint=(
+                "Where the network swallows packets, or the server's machine is gone, a statement waits for ever without, "
+                "and its connection counts for the pool's cap all that time. Set read_timeout to the longest query's time "
+                f"and 30 to 60 seconds more, and write_timeout to 30. See {_DOCS}#w004"
+            ),
+            id="django_mysqlpool.W004",
+        )
+        for alias, _ in _pooled_aliases()
+        if (missing := _missing_timeouts(connections[alias].settings_dict["OPTIONS"]))
+    ]
+
+
+def _missing_timeouts(options: Mapping[str, object]) -> list[str]:
+    return [name for name in ("read_timeout", "write_timeout") if not options.get(name)]
 
 
 def _pooled_aliases() -> Iterator[tuple[str, PoolOptions]]:

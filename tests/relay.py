@@ -1,16 +1,20 @@
-"""A relay between the driver and the server, which counts round trips."""
+"""A relay between the driver and the server, which counts round trips and can be as bad as a network can."""
 
 from __future__ import annotations
 
 import selectors
 import socket
+import struct
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 _CHUNK = 65536
 # What a client says when it closes, at some time and to nobody's answer: no part of a round trip.
 _QUIT = b"\x01\x00\x00\x00\x01"
+# Of SO_LINGER: to close is to reset.
+_AT_ONCE = struct.pack("ii", 1, 0)
 
 
 class Relay(AbstractContextManager["Relay"]):
@@ -26,11 +30,18 @@ class Relay(AbstractContextManager["Relay"]):
         self.port: int = self._listener.getsockname()[1]
         self.round_trips = 0
         self.connects = 0
+        #: Clients that have been let wait for their first answer.
+        self.held: list[socket.socket] = []
+        #: How many clients left before they were answered.
+        self.left = 0
+        self._number_to_hold = 0
         self._pairs: set[_Pair] = set()
+        self._orders: deque[tuple[Callable[[], object], threading.Event]] = deque()
+        self._is_closed = False
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         self._wake, self._waker = socket.socketpair()
-        self._selector.register(self._wake, selectors.EVENT_READ, None)
+        self._selector.register(self._wake, selectors.EVENT_READ, self._obey)
         self._thread = threading.Thread(target=self._run, name="relay")
         self._thread.start()
 
@@ -43,41 +54,122 @@ class Relay(AbstractContextManager["Relay"]):
     def redirect(self, host: str, port: int) -> None:
         """Lead to another server from now on; what is connected to the last one is cut, as by a failover."""
         self._target = (host, port)
-        cut = tuple(self._pairs)
-        for pair in cut:
-            # The relay's own thread sees the end and closes both.
-            pair.server.shutdown(socket.SHUT_RDWR)
-        while not self._pairs.isdisjoint(cut):
-            pass
+        self._order(self._end_all)
+
+    def lead_to(self, host: str, port: int) -> None:
+        """Lead new clients to another server; what is connected to the last one stays so."""
+        self._target = (host, port)
+
+    def stall(self, *, new: bool = False) -> None:
+        """Swallow what is said on the connections that are open; ``new``: and whatever a new client says."""
+        self._order(self._stall)
+        if new:
+            self._order(lambda: self._selector.unregister(self._listener))
+
+    def resume(self) -> None:
+        """Deliver what was swallowed, as far as somebody is left to receive it, and everything from now on."""
+        self._order(self._resume)
+
+    def reset(self) -> None:
+        """Cut what is open with a reset, both ways, stalled or not."""
+        self._order(self._reset)
+
+    def hold_connects(self, number: int = 1) -> None:
+        """Let the next clients wait for their first answer until ``resume()``."""
+        self._number_to_hold = number
 
     def close(self) -> None:
-        self._waker.send(b".")
+        self._order(self._close)
         self._thread.join()
         for key in tuple(self._selector.get_map().values()):
             key.fileobj.close()  # type: ignore[union-attr]
-        self._waker.close()
+        for end in (self._listener, self._waker, *self.held, *(end for pair in self._pairs for end in pair.ends)):
+            end.close()
         self._selector.close()
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _order(self, action: Callable[[], object]) -> None:
+        """Have the relay's thread do it between two packets; returns when it is done."""
+        done = threading.Event()
+        self._orders.append((action, done))
+        self._waker.send(b".")
+        done.wait()
+
+    def _obey(self) -> None:
+        self._wake.recv(1)
+        action, done = self._orders.popleft()
+        action()
+        done.set()
+
     def _run(self) -> None:
-        while True:
+        while not self._is_closed:
             for key, _ in self._selector.select():
-                if key.data is None:
-                    return
                 key.data()
+
+    def _close(self) -> None:
+        self._is_closed = True
 
     def _accept(self) -> None:
         client, _ = self._listener.accept()
-        server = socket.create_connection(self._target)
+        if self._number_to_hold:
+            self._number_to_hold -= 1
+            self.held.append(client)
+        else:
+            self._let_in(client)
+
+    def _let_in(self, client: socket.socket) -> None:
+        if _has_left(client):
+            self.left += 1
+            client.close()
+            return
+        try:
+            server = socket.create_connection(self._target)
+        except OSError:
+            client.close()
+            return
         self.connects += 1
         for end in (client, server):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         pair = _Pair(client, server)
         self._pairs.add(pair)
+        self._listen(pair)
+
+    def _listen(self, pair: _Pair) -> None:
+        client, server = pair.ends
         self._selector.register(client, selectors.EVENT_READ, lambda: self._forward(pair, client, server))
         self._selector.register(server, selectors.EVENT_READ, lambda: self._forward(pair, server, client))
+
+    def _stall(self) -> None:
+        for pair in self._pairs:
+            pair.is_stalled = True
+            for end in pair.ends:
+                self._unregister(end)
+
+    def _resume(self) -> None:
+        for pair in self._pairs:
+            if pair.is_stalled:
+                pair.is_stalled = False
+                self._listen(pair)
+        if self._listener not in self._selector.get_map():
+            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        while self.held:
+            self._let_in(self.held.pop())
+
+    def _reset(self) -> None:
+        for pair in self._pairs:
+            for end in pair.ends:
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        self._end_all()
+
+    def _end_all(self) -> None:
+        for pair in tuple(self._pairs):
+            self._end(pair)
+
+    def _unregister(self, end: socket.socket) -> None:
+        if end in self._selector.get_map():
+            self._selector.unregister(end)
 
     def _forward(self, pair: _Pair, source: socket.socket, target: socket.socket) -> None:
         try:
@@ -96,16 +188,28 @@ class Relay(AbstractContextManager["Relay"]):
             self._end(pair)
 
     def _end(self, pair: _Pair) -> None:
-        for end in (pair.client, pair.server):
+        for end in pair.ends:
             if end.fileno() != -1:
-                self._selector.unregister(end)
+                self._unregister(end)
                 end.close()
         self._pairs.discard(pair)
+
+
+def _has_left(client: socket.socket) -> bool:
+    """Whether a client hung up before it was answered; it speaks second, so that there is nothing else to read."""
+    try:
+        return client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 class _Pair:
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self.client = client
         self.server = server
+        self.ends = (client, server)
+        self.is_stalled = False
         # The server speaks first: it greets, and no client has asked for that.
         self.client_spoke_last = False

@@ -18,3 +18,5 @@ ENGINE = "django_mysqlpool.backends.mysqlpool"
 # An entry of DATABASES; a static one where only the types are checked.
 _entry = json.loads(os.environ.get("MYSQLPOOL_TEST_DATABASE", "{}"))
 DATABASES = {"default": {"ENGINE": ENGINE, **_entry}}
+# The whole suite in the other mode: MYSQLPOOL_TEST_RELEASE=transaction.
+MYSQLPOOL_ARGUMENTS = {"release": os.environ.get("MYSQLPOOL_TEST_RELEASE", "request")}

@@ -79,6 +79,7 @@ def test_status_tells_the_numbers_as_json(make_alias):
         "idle": 0,
         "out": 1,
         "waiting": 0,
+        "pins": {},
     }
     wrapper.close()
     assert (status_of(wrapper)["idle"], status_of(wrapper)["out"]) == (1, 0)

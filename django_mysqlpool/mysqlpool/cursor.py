@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from .lease import Lease
-from .statements import Verdict, judge
+from .statements import Verdict, asks_about_previous, judge
 
 
 @cache
@@ -38,30 +38,65 @@ class _Watched:
         self._connection = connection
 
     def execute(self, query: Any, args: Any = None) -> Any:
-        lease = self._lease
-        if lease is None or self._is_judged:
+        if self._is_judged:
             return super().execute(query, args)  # type: ignore[misc]
-        lease.statement = query
+        lease = self._lease_for(query)
+        if lease is None:
+            return super().execute(query, args)  # type: ignore[misc]
         return self._send(lease, judge(query), super().execute, query, args)  # type: ignore[misc]
 
     def executemany(self, query: Any, args: Any) -> Any:
-        lease = self._lease
+        lease = self._lease_for(query)
         if lease is None:
             return super().executemany(query, args)  # type: ignore[misc]
         # The driver's executemany() calls execute() with texts that hold the rows; it is the template that is judged.
         self._is_judged = True
-        lease.statement = query
         try:
             return self._send(lease, judge(query), super().executemany, query, args)  # type: ignore[misc]
         finally:
             self._is_judged = False
 
     def callproc(self, procname: Any, args: Any = ()) -> Any:
-        lease = self._lease
+        lease = self._lease_for("CALL")
         if lease is None:
             return super().callproc(procname, args)  # type: ignore[misc]
-        lease.statement = "CALL"
         return self._send(lease, Verdict.DIRTY, super().callproc, procname, args)  # type: ignore[misc]
+
+    def nextset(self) -> Any:
+        if self._connection is not None and self._is_between_statements():
+            return None  # what has more results is not given back
+        return super().nextset()  # type: ignore[misc]
+
+    def _lease_for(self, statement: object) -> Lease | None:
+        """The lease to send a statement on; ``None`` where the connection is not pooled."""
+        lease = self._lease
+        if lease is None:
+            return None
+        if self._connection is not None and self._is_between_statements():
+            lease = self._take_again(lease)
+        if lease.is_shared and lease.statement is None and asks_about_previous(statement):
+            wrapper = lease.wrapper()
+            if wrapper is not None:
+                wrapper.must_reach_previous(lease)
+        lease.statement = statement
+        return lease
+
+    def _is_between_statements(self) -> bool:
+        """Whether the connection went back after the last statement, and the next one is to take another."""
+        lease = self._lease
+        return lease is not None and lease.is_over and lease.is_shared
+
+    def _take_again(self, lease: Lease) -> Lease:
+        wrapper = lease.wrapper()
+        if wrapper is None:
+            return lease
+        with wrapper.use:
+            wrapper.ensure_connection()
+            self.connection = wrapper.connection
+            if self._lease is not None:
+                self._lease.is_busy = True  # about to be used
+                return self._lease
+        return lease
 
     def close(self) -> None:
         lease = self._lease
@@ -79,7 +114,8 @@ class _Watched:
         try:
             with lease.use:
                 if verdict and not lease.is_over:
-                    session.note(verdict)
+                    session.note(verdict, lease.statement)
+                session.sent += 1
                 try:
                     return send(*args)
                 except Exception as error:
@@ -91,7 +127,6 @@ class _Watched:
                     lease.is_busy = self._result is not None  # type: ignore[attr-defined]
                     if not lease.is_over:
                         session.last_used = time.monotonic()
-                        session.may_have_unread |= lease.is_busy
         finally:
             if lease.is_wanted_back:
                 lease.settle()

@@ -1,6 +1,6 @@
 """What goes wrong with a pool, in the exceptions that Django's users catch."""
 
-from django.db import OperationalError
+from django.db import OperationalError, ProgrammingError
 
 
 class PoolTimeout(OperationalError):
@@ -8,3 +8,17 @@ class PoolTimeout(OperationalError):
 
     The message names the alias, the cap, who holds the connections, and what to change.
     """
+
+
+class PreviousStatementLost(ProgrammingError):
+    """A statement asks about the one before it (``LAST_INSERT_ID()``, ``SHOW WARNINGS``), whose session is gone.
+
+    Only where ``release`` is ``"transaction"``. Nothing was sent.
+    """
+
+    def __init__(self, alias: str) -> None:
+        super().__init__(
+            f"Alias '{alias}': this statement asks about the one before it, and the session of that one went back to the "
+            "pool (release = 'transaction') and has been used since. Put both in one transaction.atomic(), or in "
+            "django_mysqlpool.hold_connection()."
+        )

@@ -33,6 +33,7 @@ _FULL = {
 _READ_ONLY_TRANSACTION = 1792  # ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION
 _OPTION_PREVENTS_STATEMENT = 1290
 _READ_ONLY_MODE = 1836
+_UNKNOWN_COMMAND = 1047
 
 
 class Fault(Enum):
@@ -44,7 +45,7 @@ class Fault(Enum):
     LOST = "lost"
     #: The server, or the account, has as many connections as it may have.
     FULL = "full"
-    #: The server takes no writes any more, as after a failover.
+    #: The server takes no writes any more, as after a failover, or nothing at all, as a Galera node without a quorum.
     READ_ONLY = "read-only"
 
 
@@ -59,6 +60,8 @@ def fault_of(error: BaseException, *, asked_for_read_only: bool = False) -> Faul
         return Fault.LOST
     if number in _FULL:
         return Fault.FULL
+    if number == _UNKNOWN_COMMAND and "WSREP" in str(error):
+        return Fault.READ_ONLY
     if number == _READ_ONLY_MODE or (number == _OPTION_PREVENTS_STATEMENT and "read-only" in str(error).replace("_", "-")):
         return Fault.READ_ONLY
     if number == _READ_ONLY_TRANSACTION and not asked_for_read_only:

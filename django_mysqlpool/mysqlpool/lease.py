@@ -28,7 +28,9 @@ class Lease:
         "is_busy",
         "is_lost",
         "is_over",
+        "is_pinned",
         "is_reported",
+        "is_shared",
         "is_wanted_back",
         "pool",
         "scope",
@@ -69,7 +71,11 @@ class Lease:
         self.is_lost = False
         #: A cursor has been made and not yet used, or has rows that are still with the server.
         self.is_busy = False
-        #: Its scope has ended: the holder gives it back when it is done with what it is doing.
+        #: ``release`` is "transaction".
+        self.is_shared = pool.options.release == "transaction"
+        #: It stays with its thread between statements, though it is wanted back; it has been counted.
+        self.is_pinned = False
+        #: The holder gives it back when it is done with what it is doing: its scope has ended, or it ``is_shared``.
         self.is_wanted_back = False
         #: The connection has been given back; cursors of this lease are closed.
         self.is_over = False
@@ -80,7 +86,6 @@ class Lease:
 
     def note_error(self, error: Exception) -> None:
         """The driver has raised this for a statement of the holder's."""
-        self.session.may_have_unread = True
         self.pool.note_error(self, error)
 
     def settle(self) -> None:

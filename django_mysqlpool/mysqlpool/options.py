@@ -39,7 +39,8 @@ class PoolOptions:
     ping_after: float = 30
     #: ``"dirty"`` or ``"always"``: which sessions are reset at checkin.
     reset: str = "dirty"
-    #: ``"request"``: a connection stays with its thread until the request or the work ends.
+    #: ``"request"``: a connection stays with its thread until the request or the work ends; ``"transaction"``: until the
+    #: transaction ends, or the statement outside of one.
     release: str = "request"
     #: Seconds after which a connection that is still out is logged; ``None``: never.
     leak_after: float | None = None
@@ -89,10 +90,7 @@ _RULES: dict[str, _Rule] = {
     "ping_after": _SECONDS,
     "pre_ping": _BOOLEAN,
     "reset": _Rule(lambda v: v in ("dirty", "always"), "'dirty' or 'always'"),
-    "release": _Rule(
-        lambda v: v == "request",
-        "'request' ('transaction' is planned and not in this version)",
-    ),
+    "release": _Rule(lambda v: v in ("request", "transaction"), "'request' or 'transaction'"),
     "leak_after": _Rule(lambda v: v is None or (_is_number(v) and v > 0), "None or a number of seconds above 0"),
     "discard_on_error": _Rule(
         lambda v: v is None or isinstance(v, str), "None or the dotted path of a function (error, alias)"

@@ -6,10 +6,12 @@ import logging
 import math
 import os
 import re
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy.exc
@@ -41,7 +43,7 @@ LONGEST_LIFE = 30 * 60
 PART_OF_WAIT_TIMEOUT = 0.9
 #: Seconds that connecting may take where neither the driver's ``connect_timeout`` nor the pool's ``timeout`` says less.
 CONNECT_TIMEOUT = 10
-#: Seconds that a fork waits at most for connections that are being opened.
+#: Seconds that a fork waits at most for connections that are being opened or closed.
 PATIENCE_AT_FORK = 1.0
 
 
@@ -73,13 +75,15 @@ class Pool:
         self.lifetime = self._lifetime(None)
         #: The error, and when it happened; ``time.monotonic()``.
         self._last_connect_error: tuple[Exception | None, float] = (None, 0.0)
+        #: How many connections had to stay between statements, by the reason; where ``release`` is "transaction".
+        self.pins: Counter[str] = Counter()
         self.pressure = Pressure()
         #: Whether it is kept warm: from its first checkout on, until it is closed.
         self.is_in_use = False
         #: In a forked child: this pool is its parent's.
         self.is_abandoned = False
         self._pid = os.getpid()
-        farewell = Farewell(self.sessions.discard)
+        farewell = Farewell(self._in_transit, self.sessions.discard)
         self._pool = options.pool_class(self._create, dialect=farewell, **options.arguments)  # type: ignore[arg-type]
         #: The pool, where its class is ours.
         self.slots = slots = self._pool if isinstance(self._pool, SlotPool) else None
@@ -88,9 +92,11 @@ class Pool:
         self._asking = Request()
         #: Held while slots change hands, where the pool class is ours.
         self.lock = slots.lock if slots else threading.RLock()
-        # Connections that are being opened: a fork waits for them, or the child would have sockets that it can't know.
-        self._opening = 0
-        self._opened = threading.Condition(self.lock)
+        # Connections that are being opened or closed: a fork waits for them, or its child would have sockets that it can't
+        # know; and they wait for it.
+        self._transit = 0
+        self._forking: threading.Thread | None = None
+        self._transit_changed = threading.Condition(self.lock)
         if slots:
             slots.asking = self._asking
             slots.is_fit = self._is_fit
@@ -153,15 +159,23 @@ class Pool:
         return report.pool_timeout(self, asking.wrapper.alias, error, connect_error if happened_meanwhile else None)
 
     def _create(self, record: Any) -> Any:
-        """SQLAlchemy's creator; a fork waits for it."""
-        with self.lock:
-            self._opening += 1
-        try:
+        """SQLAlchemy's creator."""
+        with self._in_transit():
             return self._open(record)
+
+    @contextmanager
+    def _in_transit(self) -> Iterator[None]:
+        """Open or close a connection; a fork waits for it."""
+        with self.lock:
+            # (The garbage collector may have the forking thread itself close one.)
+            self._transit_changed.wait_for(lambda: self._forking in (None, threading.current_thread()))
+            self._transit += 1
+        try:
+            yield
         finally:
             with self.lock:
-                self._opening -= 1
-                self._opened.notify_all()
+                self._transit -= 1
+                self._transit_changed.notify_all()
 
     def _open(self, record: Any) -> Any:
         """Open a connection on behalf of the thread that asks."""
@@ -289,6 +303,8 @@ class Pool:
                 keep = self._clean(session, params)
             except Exception as error:
                 logger.info("Pool %s: a connection could not be cleaned and is closed: %s", self.name, error)
+                if fault_of(error) is Fault.FULL:  # at its account's limit even change_user is refused
+                    self.pressure.rise()
         self._end_lease(session, keep_in_scope=discard)
         if keep:
             fairy.close()
@@ -330,7 +346,7 @@ class Pool:
         lease.is_lost = True
         if fault is Fault.LOST:
             self._suspect_others(lease.session)
-        elif fault is Fault.READ_ONLY:
+        elif fault is Fault.READ_ONLY and lease.session.generation == self.generation:
             logger.warning("Pool %s: the server takes no writes (%s); its connections are replaced.", self.name, error)
             self.generation += 1
 
@@ -385,6 +401,8 @@ class Pool:
         """Close what comes back without a checkin: its wrapper was dropped, and the garbage collector found it."""
         if connection is None or connection.mysqlpool_session.lease is None or os.getpid() != self._pid:
             return
+        if sys.is_finalizing():  # nobody has forgotten what a thread still held when the process ended
+            return
         lease = self._end_lease(connection.mysqlpool_session)
         if lease is not None:
             self._tell_lost(lease)
@@ -415,9 +433,16 @@ class Pool:
             pool._do_return_conn(record)
 
     def hold_for_fork(self) -> None:
-        """Take the lock once no connection is being opened, or after a second: a fork does not wait for a server."""
+        """Take the lock when no connection is being opened or closed, or after a second: no fork waits for a server."""
         self.lock.acquire()
-        self._opened.wait_for(lambda: not self._opening, timeout=PATIENCE_AT_FORK)
+        self._forking = threading.current_thread()
+        self._transit_changed.wait_for(lambda: not self._transit, timeout=PATIENCE_AT_FORK)
+
+    def release_after_fork(self) -> None:
+        """In the parent: go on."""
+        self._forking = None
+        self._transit_changed.notify_all()
+        self.lock.release()
 
     def abandon(self) -> None:
         """In a forked child: leave the pool to its parent. A thread that held its lock does not exist here."""

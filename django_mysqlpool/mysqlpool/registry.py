@@ -140,7 +140,7 @@ def _before_fork() -> None:
 
 def _after_fork_in_parent() -> None:
     for pool, _ in _held_for_fork:
-        pool.lock.release()
+        pool.release_after_fork()
     _lock.release()
     _held_for_fork.clear()
     house.after_fork_in_parent()

@@ -160,4 +160,5 @@ def status(pool: Pool, sqlalchemy_pool: Any) -> dict[str, Any]:
         "idle": len(sessions) - out,
         "out": out,
         "waiting": sqlalchemy_pool.waiting() if isinstance(sqlalchemy_pool, SlotPool) else 0,
+        "pins": dict(pool.pins),
     }

@@ -10,6 +10,7 @@ import random
 import select
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.pool.base import _ConnDialect
@@ -38,14 +39,15 @@ class Session:
         "born",
         "connection",
         "descriptor",
+        "dirtied_by",
         "generation",
         "is_set_up",
         "is_suspect",
         "jitter",
         "last_used",
         "lease",
-        "may_have_unread",
         "record",
+        "sent",
         "verdict",
     )
 
@@ -65,8 +67,10 @@ class Session:
         self.born = time.monotonic()
         #: When its last statement ended, or it was last given back; ``time.monotonic()``.
         self.last_used = self.born
-        #: Whether a cursor may have left part of a result with the server.
-        self.may_have_unread = False
+        #: The statement that did it; for its kind.
+        self.dirtied_by: object = None
+        #: How many statements have been sent, by whomever.
+        self.sent = 0
         self.jitter = random.uniform(*JITTER)
         #: Of its socket. The driver does not tell it while another thread uses the connection, as one may during a fork.
         self.descriptor: int = connection.fileno()
@@ -81,8 +85,10 @@ class Session:
         holder = self.lease.thread.name if self.lease else None
         return f"<Session of {self.connection!r}, {self.verdict.name}, held by {holder}>"
 
-    def note(self, verdict: Verdict) -> None:
+    def note(self, verdict: Verdict, statement: object) -> None:
         """A statement with this verdict is about to be sent."""
+        if not self.verdict:
+            self.dirtied_by = statement
         self.verdict = max(self.verdict, verdict)
 
     def mark_set_up(self) -> None:
@@ -138,6 +144,7 @@ class Session:
         The driver's own ``ping()`` and ``query()`` wait for as long as its ``read_timeout`` says, by default for ever.
         """
         connection = self.connection
+        self.sent += 1
         try:
             connection.send_query(query)
             if not self._poll.poll(patience * 1000):
@@ -161,10 +168,9 @@ class Session:
         connection = self.connection
         if self.verdict is Verdict.UNSALVAGEABLE:
             return False
-        # The driver knows without asking the server whether a result is still unread; but it lets other threads run.
-        if (self.may_have_unread or self.verdict) and connection.next_result() != -1:
+        # The driver knows without asking the server whether a result is still unread.
+        if connection.next_result() != -1:
             return False
-        self.may_have_unread = False
         if self.verdict is Verdict.DIRTY or always_reset:
             # MariaDB Connector/C's mysql_change_user() writes to freed memory where the connection has been cut.
             if params is None or not self.has_its_socket():
@@ -178,6 +184,7 @@ class Session:
     def _reset(self, params: Mapping[str, Any]) -> None:
         """Make the session as new, less what ``init_connection_state`` does: that follows at its next checkout."""
         connection = self.connection
+        self.sent += 1
         self.is_set_up = False
         database = (params["database"],) if params.get("database") else ()
         connection.change_user(params.get("user") or "", params.get("password") or "", *database)
@@ -200,15 +207,19 @@ class Farewell(_ConnDialect):
     #: Milliseconds.
     PATIENCE = 1000
 
-    def __init__(self, on_closed: Callable[[Session], None]) -> None:
+    def __init__(
+        self, in_transit: Callable[[], AbstractContextManager[None]], on_closed: Callable[[Session], None]
+    ) -> None:
+        self._in_transit = in_transit
         self._on_closed = on_closed
 
     def do_close(self, dbapi_connection: Any) -> None:
         session: Session = dbapi_connection.mysqlpool_session
         try:
-            self._close(dbapi_connection, session)
+            with self._in_transit():
+                self._close(dbapi_connection, session)
         finally:
-            # Until here a fork has to know of it, and it counts for the server.
+            # Until here it counts for the server.
             self._on_closed(session)
 
     def _close(self, dbapi_connection: Any, session: Session) -> None:

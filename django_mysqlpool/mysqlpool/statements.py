@@ -113,6 +113,14 @@ _TRANSACTION = re.compile(
     rf"\s*(?:(?:commit|rollback)(?:\s+work)?|(?:savepoint|release\s+savepoint|rollback\s+to(?:\s+savepoint)?)\s+{_NAME})\s*$",
     re.IGNORECASE,
 )
+# What the server answers from a session's memory of its last statement. (With an argument, LAST_INSERT_ID() sets it.)
+_PREVIOUS = re.compile(
+    r"\b(?:last_insert_id|row_count|found_rows)\s*\(\s*\)"
+    r"|\bshow\s+(?:count\s*\(\s*\*\s*\)\s+)?(?:warnings|errors)\b"
+    r"|\bget\s+(?:current\s+|stacked\s+)?diagnostics\b"
+    r"|@@\s*(?:(?:session|local)\s*\.\s*)?(?:last_insert_id|identity|warning_count|error_count)\b",
+    re.IGNORECASE,
+)
 _QUERIES = frozenset({"select", "values", "table", "update", "delete", "show", "describe", "desc", "explain"})
 _INSERTS = frozenset({"insert", "replace"})
 
@@ -128,6 +136,18 @@ def judge(sql: object) -> Verdict:
     elif not isinstance(sql, str):
         return Verdict.DIRTY
     return _judge_text(sql) if len(sql) > LONGEST_REMEMBERED else _judge_remembered(sql)
+
+
+def asks_about_previous(sql: object) -> bool:
+    """Whether a statement's answer is about the statement before it in the same session."""
+    if isinstance(sql, (bytes, bytearray)):
+        sql = sql.decode("latin-1")
+    return isinstance(sql, str) and _asks_about_previous(sql)
+
+
+@lru_cache(maxsize=2048)
+def _asks_about_previous(sql: str) -> bool:
+    return _PREVIOUS.search(_OPAQUE.sub(_stand_in, sql)) is not None
 
 
 def _judge_text(sql: str) -> Verdict:

@@ -10,7 +10,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS
 from django.db.backends.base.base import NO_DB_ALIAS
@@ -25,18 +25,13 @@ from .pool import Pool
 from .registry import notice_fork, pool_for
 from .report import stack_of_caller
 from .scope import current_scope
-
-if TYPE_CHECKING:
-    from django.db.backends.mysql.base import DatabaseWrapper as _Base
-else:
-    _Base = object
-
+from .transactions import TransactionRelease
 
 #: Seconds since the last statement after which the connection is looked at before the next one.
 LOOK_AGAIN_AFTER = 1.0
 
 
-class PooledDatabaseMixin(_Base):
+class PooledDatabaseMixin(TransactionRelease):
     """Pools the connections of the ``DatabaseWrapper`` that it stands before.
 
     In a module that ``ENGINE`` names::
@@ -123,6 +118,9 @@ class PooledDatabaseMixin(_Base):
                 scope.add(lease)
             if scope is None or lease.pool.options.leak_after is not None:
                 lease.stack = stack_of_caller()
+            if lease.is_shared:
+                lease.statement = None
+                lease.is_wanted_back = True
 
     def init_connection_state(self) -> None:
         if self._lease is None or not self._lease.session.is_set_up:
@@ -226,6 +224,7 @@ class PooledDatabaseMixin(_Base):
                 return
             if self.errors_occurred:
                 lease.session.is_suspect = True
+            self.remember_session(lease)
             # Inside atomic() Django keeps its reference to the closed connection; nobody else may be lent that one.
             lease.pool.checkin(lease, fairy, self.get_connection_params, discard=self.in_atomic_block)
 
@@ -265,8 +264,12 @@ class PooledDatabaseMixin(_Base):
             lease.scope.discard(lease)
 
     def _is_idle(self, lease: Lease) -> bool:
-        in_transaction = self.in_atomic_block or self.autocommit != self.settings_dict["AUTOCOMMIT"]
-        return not (in_transaction or lease.is_busy)
+        if self.in_atomic_block or self.autocommit != self.settings_dict["AUTOCOMMIT"]:
+            return False
+        if lease.is_busy or self.is_pinned(lease):
+            self.note_pin(lease)
+            return False
+        return True
 
     def _needs_server(self, lease: Lease) -> bool:
         assert self.pool_options is not None
@@ -282,6 +285,7 @@ class PooledDatabaseMixin(_Base):
         self.needs_rollback = False
         self.closed_in_transaction = False
         self.run_on_commit = []
+        self._begins_later = False
 
     # What Django knows about the server
 

@@ -1,0 +1,141 @@
+"""``make soak MINUTES=10``: strikes, looks whether every worker recovers, and judges at the end."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import MySQLdb
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from devtools.server import ExistingServer, Server, ServerError, server_from_environment
+from devtools.soak import ledger
+from devtools.soak.run import Soak, Worker
+from tests.relay import Relay
+
+ENGINE = "django_mysqlpool.backends.mysqlpool"
+WORKERS = 4
+# A transfer that is acknowledged must survive the server's SIGKILL.
+SERVER_OPTIONS = ("--innodb-flush-log-at-trx-commit=1",)
+#: Violations that are printed; all are in the records.
+TOLD = 20
+
+console = Console()
+
+
+def options(chance: Random, has_tls: bool) -> dict[str, Any]:
+    """OPTIONS for a worker: fewer connections than it has threads, and much to do for its housekeeper."""
+    pool = {
+        "pool_size": chance.randint(1, 3),
+        "max_overflow": chance.randint(0, 2),
+        "timeout": chance.choice((2, 10)),
+        "use_lifo": chance.choice((True, False)),
+        "min_idle": chance.randint(0, 2),
+        "idle_timeout": 2,
+        "recycle": 6,
+        "ping_after": chance.choice((0, 1, 30)),
+        "reset": chance.choice(("dirty", "dirty", "always")),
+    }
+    tls = {"ssl_mode": "REQUIRED"} if has_tls and chance.random() < 0.5 else {}
+    return {"pool": pool, "connect_timeout": 3, "read_timeout": 4, "write_timeout": 4, **tls}
+
+
+def prepared(stack: ExitStack, folder: Path, chance: Random, progress: Progress) -> tuple[Server, Soak]:
+    """A server, a ledger and the workers: half of them reach the server directly, half by the network that stalls."""
+    server = stack.enter_context(server_from_environment(options=SERVER_OPTIONS))
+    if isinstance(server, ExistingServer):
+        stack.callback(ledger.drop, server)
+    password = secrets.token_urlsafe(12)
+    ledger.create(server, password)
+    relay = Relay(server.host, server.port)
+    stack.callback(relay.close)
+    workers = []
+    for number in range(WORKERS):
+        entry = server.settings(ledger.DATABASE, **options(chance, has_tls=not server.is_mariadb))
+        entry |= {"ENGINE": ENGINE, "USER": ledger.USER, "PASSWORD": password}
+        if number % 2:
+            entry["PORT"] = relay.port
+        worker = Worker(f"worker {number}", folder, entry)
+        stack.callback(worker.kill)
+        workers.append(worker)
+    return server, Soak(server, relay, workers, chance, progress)
+
+
+def show(soak: Soak, violations: list[str]) -> None:
+    """What was survived, what the workers saw of it, and what must not be."""
+    faults = Table("Fault", box=SIMPLE_HEAD)
+    faults.add_column("Survived", justify="right")
+    for name, times in soak.survived.most_common():
+        faults.add_row(name, f"{times:,}")
+    transfers = Table("Transfers", box=SIMPLE_HEAD)
+    transfers.add_column("", justify="right")
+    for kind in soak.workers[0].records.transfers:
+        transfers.add_row(kind, f"{sum(len(worker.records.transfers[kind]) for worker in soak.workers):,}")
+    transfers.add_section()
+    errors = sum((worker.records.errors for worker in soak.workers), Counter())
+    for kind, times in errors.most_common():
+        transfers.add_row(f"  {kind}", f"{times:,}")
+    console.print(faults, transfers)
+    console.print(f"After a fault, all processes made transfers again within {soak.longest_recovery:.1f} s.")
+    for violation in violations[:TOLD]:
+        console.print(violation, style="red", markup=False)
+    if len(violations) > TOLD:
+        console.print(f"and {len(violations) - TOLD} more", style="red")
+    if not violations:
+        console.print(
+            "No acknowledged commit was lost, none was applied twice, the sum is what it was, and nothing was left over: "
+            "no connection, thread or descriptor, and no memory.",
+            style="green",
+        )
+
+
+def stop_once(*_: object) -> None:
+    """End as Ctrl-C does, and let no second signal disturb the clearing up."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Run the soak; 0 where nothing was seen that must not be."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="make soak")
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
+    arguments = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop_once)
+    folder = Path(tempfile.mkdtemp(prefix="mysqlpool-soak-"))
+    console.print(f"SEED={arguments.seed}: the options and the order of the faults; records and logs are in {folder}")
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=console) as progress, ExitStack() as stack:
+            server, soak = prepared(stack, folder, Random(arguments.seed), progress)
+            soak.run(arguments.minutes * 60)
+            violations = soak.finish(server)
+    except KeyboardInterrupt:
+        shutil.rmtree(folder)
+        console.print("Stopped; nothing is left running.")
+        return 130
+    except (ServerError, MySQLdb.Error) as error:
+        console.print(str(error), style="red", markup=False)
+        return 1
+    show(soak, violations)
+    if not violations:
+        shutil.rmtree(folder)
+    return 1 if violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

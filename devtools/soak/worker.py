@@ -1,0 +1,131 @@
+"""A worker of the soak: a process whose threads make transfers, each in another way.
+
+``python -m devtools.soak.worker FILE``; its entry of DATABASES is in the environment, and orders are lines on its standard
+input, whose end is the last one.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import django
+import psutil
+from django.conf import settings
+
+from devtools.soak.records import MEMORY, VARIABLE, VIOLATION, Recorder
+
+settings.configure(DATABASES={"default": json.loads(os.environ[VARIABLE])}, USE_TZ=True)
+django.setup()
+
+from devtools.soak import bank  # noqa: E402
+from django_mysqlpool import PooledThreadPoolExecutor, auto_close_db, close_pool, pool_status  # noqa: E402
+
+#: Seconds until what has been stopped must have ended.
+PATIENCE = 60
+
+
+class Worker:
+    """The threads of this process, and what the soak orders it to do."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.bank = bank.Bank(recorder, Random())
+        self.record = recorder.record
+        self.process = psutil.Process()
+        self.descriptors = self.process.num_fds()
+        self.dead: deque[object] = deque(maxlen=3)
+        self.stopping = threading.Event()
+        self.executor = PooledThreadPoolExecutor(thread_name_prefix="executor")
+        transfer = self.bank.transfer
+        ways: list[Callable[[], object]] = [auto_close_db(transfer), lambda: self.executor.submit(transfer).result()]
+        ways += [partial(way, transfer) for way in (bank.closing, bank.holding, bank.requesting)]
+        self.threads = [threading.Thread(target=self._work, args=(way,)) for way in ways * 2]
+
+    def _work(self, way: Callable[[], object]) -> None:
+        while not self.stopping.wait(self.bank.chance.uniform(0, bank.LONGEST_PAUSE)):
+            way()
+
+    def run(self) -> None:
+        """Work, and follow the orders, until there are no more."""
+        for thread in self.threads:
+            thread.start()
+        orders = {"sample": self.sample, "fork": self.fork, "die": self.die}
+        for line in sys.stdin:
+            orders[line.strip()]()
+        self.stop()
+
+    def sample(self) -> None:
+        """Tell how this process is."""
+        status = next(iter(pool_status().values()), None)
+        if status and status["open"] > status["cap"]:
+            self.record(VIOLATION, f"the cap is passed: {status}")
+        self.record(MEMORY, self.process.memory_info().rss)
+
+    def die(self) -> None:
+        """Let a thread end in the middle of a transaction."""
+        threading.Thread(target=self.bank.begin_and_die, args=(self.dead.append,), name="mortal").start()
+
+    def fork(self) -> None:
+        """Let a child make some transfers."""
+        exits_quickly = self.bank.chance.random() < 0.5
+        child = os.fork()
+        if child:
+            threading.Thread(target=self._await, args=(child,), name=f"parent of {child}").start()
+            return
+        self.bank.chance.seed()
+        if pool_status():
+            self.record(VIOLATION, f"a child inherited {pool_status()}")
+        for _ in range(3):
+            auto_close_db(self.bank.transfer)()
+        (os._exit if exits_quickly else sys.exit)(0)
+
+    def _await(self, child: int) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+            time.sleep(0.1)
+            if time.monotonic() > deadline:
+                deadline += PATIENCE
+                self.record(VIOLATION, f"child {child} does not end; what it does stands in the log")
+                os.kill(child, signal.SIGABRT)  # faulthandler tells where its threads are
+        if ended[1]:
+            self.record(VIOLATION, f"child {child} ended with {os.waitstatus_to_exitcode(ended[1])}")
+
+    def stop(self) -> None:
+        """End all threads and see what is left."""
+        self.stopping.set()
+        self._eventually(lambda: [t.name for t in self.threads if t.is_alive()], [], "threads that do not end")
+        self.executor.shutdown(wait=False)
+        self.dead.clear()
+        gc.collect()
+        self._eventually(lambda: sum(status["out"] for status in pool_status().values()), 0, "connections out")
+        close_pool()
+        self._eventually(self.process.num_threads, 1, "threads")
+        self._eventually(lambda: self.process.num_fds() - self.descriptors, 0, "descriptors more than at first")
+
+    def _eventually(self, look: Callable[[], object], wanted: object, what: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while (seen := look()) != wanted:
+            time.sleep(0.1)
+            if time.monotonic() > deadline:
+                faulthandler.dump_traceback()
+                self.record(VIOLATION, f"at the end {seen} {what}: {pool_status()}, {threading.enumerate()}")
+                return
+
+
+if __name__ == "__main__":
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(threadName)s %(message)s")
+    Worker(Recorder(Path(sys.argv[1]))).run()

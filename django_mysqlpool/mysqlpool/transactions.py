@@ -1,0 +1,151 @@
+"""``release = "transaction"``: a connection is held while a statement runs, or while a transaction does.
+
+Most of it is done by what there is for the end of a request: each lease is wanted back from its beginning, so its holder
+gives it back when it is done with a statement or a transaction. Here is what Django must not notice of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from django.db import DEFAULT_DB_ALIAS, connections
+
+from .errors import PreviousStatementLost
+from .report import kind_of
+
+if TYPE_CHECKING:
+    from django.db.backends.mysql.base import DatabaseWrapper as _Base
+
+    from .lease import Lease
+    from .options import PoolOptions
+    from .session import Session
+else:
+    _Base = object
+
+# What Django's connect() resets, though it may be the first statement of a block that connects.
+_BLOCK = ("in_atomic_block", "savepoint_ids", "atomic_blocks", "needs_rollback", "run_on_commit")
+
+
+class TransactionRelease(_Base):
+    """The part of a pooled wrapper that knows when its connection may be somebody else's between two statements."""
+
+    pool_options: PoolOptions | None
+    _lease: Lease | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: ``hold_connection`` blocks that are open.
+        self.holds = 0
+        #: A transaction has begun for Django, and begins on the server with its first statement.
+        self._begins_later = False
+        # The session of the last statement, and what had been sent on it by then.
+        self._previous: tuple[Session, int] | None = None
+
+    @property
+    def releases_per_transaction(self) -> bool:
+        """Whether the connection goes back between statements."""
+        return self.pool_options is not None and self.pool_options.release == "transaction"
+
+    # A transaction begins with its first statement.
+
+    def get_autocommit(self) -> bool:
+        if self.connection is None and self.releases_per_transaction:
+            return bool(self.settings_dict["AUTOCOMMIT"]) and not self._begins_later
+        return super().get_autocommit()
+
+    def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
+        if self.connection is not None or not self.releases_per_transaction or not self.settings_dict["AUTOCOMMIT"]:
+            super().set_autocommit(autocommit, *args, **kwargs)
+            return
+        self.validate_no_atomic_block()
+        self.autocommit = autocommit
+        self._begins_later = not autocommit
+        if autocommit and self.run_commit_hooks_on_set_autocommit_on:
+            # A transaction without a statement has been committed.
+            self.run_and_clear_commit_hooks()
+            self.run_commit_hooks_on_set_autocommit_on = False
+
+    def ensure_connection(self) -> None:
+        if self._begins_later and self.connection is None:
+            self._begin()
+        else:
+            super().ensure_connection()
+
+    def _begin(self) -> None:
+        """Connect inside a block that Django has begun, and begin the transaction on the server too."""
+        block = {name: getattr(self, name) for name in _BLOCK}
+        self._begins_later = self.in_atomic_block = False
+        try:
+            super().ensure_connection()
+            super()._set_autocommit(False)  # type: ignore[misc]
+        except BaseException:
+            self.close()
+            self._begins_later = True
+            raise
+        finally:
+            self.__dict__.update(block)
+            self.autocommit = False
+
+    @contextmanager
+    def temporary_connection(self) -> Iterator[Any]:
+        if not self._begins_later:
+            with super().temporary_connection() as cursor:
+                yield cursor
+            return
+        # The first statement of the transaction; Django would close what it finds closed, and end it.
+        with self.cursor() as cursor:
+            yield cursor
+
+    # Pins: what keeps a connection with its thread.
+
+    def is_pinned(self, lease: Lease) -> bool:
+        """Whether the connection has to stay between statements, though nothing is being done with it."""
+        if not self.releases_per_transaction or (lease.scope is not None and lease.scope.has_ended):
+            return False
+        return self.holds > 0 or not self.autocommit or bool(lease.session.verdict)
+
+    def note_pin(self, lease: Lease) -> None:
+        """Count a lease that stays, once, by the reason: what a person can look for in the code."""
+        if lease.is_pinned or self.holds or not self.autocommit:
+            return
+        lease.is_pinned = True
+        reason = kind_of(lease.session.dirtied_by) or "unknown" if lease.session.verdict else "unread result"
+        lease.pool.pins[reason] += 1
+
+    # What MySQL ties to the previous statement of a session.
+
+    def remember_session(self, lease: Lease) -> None:
+        """The lease ends: the next statement may ask about its last one."""
+        if lease.is_shared and lease.statement is not None:
+            self._previous = (lease.session, lease.session.sent)
+
+    def must_reach_previous(self, lease: Lease) -> None:
+        """The first statement on a lease asks about the one before it.
+
+        Raises ``PreviousStatementLost`` where that was sent on another session, or others have used this one since.
+        """
+        if self._previous is not None and self._previous != (lease.session, lease.session.sent):
+            raise PreviousStatementLost(self.alias)
+
+
+@contextmanager
+def hold_connection(using: str = DEFAULT_DB_ALIAS) -> Iterator[None]:
+    """Keep the connection of an alias, once it is taken, to the end of the block.
+
+    For code that talks with one session over several statements where ``release`` is ``"transaction"``; elsewhere it does
+    nothing. It is for the calling thread, and so for synchronous code.
+    """
+    wrapper = connections[using]
+    if not isinstance(wrapper, TransactionRelease):
+        yield
+        return
+    wrapper.holds += 1
+    try:
+        yield
+    finally:
+        wrapper.holds -= 1
+        lease = wrapper._lease
+        if lease is not None and lease.is_wanted_back:
+            lease.settle()
