@@ -128,10 +128,9 @@ class Pool:
             del asking.wrapper, asking.params
         session: Session = fairy.dbapi_connection.mysqlpool_session
         session.lease = lease = Lease(self, session, wrapper.alias, wrapper.reference, wrapper.use)
-        if not asking.only_new:
-            self.is_in_use = True
-            if not housekeeper.is_running:
-                housekeeper.look_after(self)
+        self.is_in_use = True
+        if not housekeeper.is_running:
+            housekeeper.look_after(self)
         return lease, fairy
 
     def _lend(self, asking: Request) -> Any:
@@ -147,7 +146,7 @@ class Pool:
                     f"Alias '{alias}': the server ended every connection that was tried ({error})."
                 ) from error
             except asking.wrapper.Database.OperationalError as error:
-                if self.slots is None or asking.only_new or fault_of(error) is not Fault.FULL:
+                if self.slots is None or fault_of(error) is not Fault.FULL:
                     raise
                 if time.monotonic() >= asking.deadline:
                     raise self._timeout(asking, error) from error
@@ -247,18 +246,24 @@ class Pool:
         return session.is_overdue(self.lifetime, now)
 
     def open_one_more(self) -> bool:
-        """In the housekeeper's thread: open a connection and give it back; ``False`` where there is no room for one."""
+        """In the housekeeper's thread: open a connection, to lie idle; ``False`` where there is no room for one.
+
+        Its first borrower sets the session up: what Django and the receivers of its signals then send has no time limit.
+        """
         wrapper = next(filter(None, map(self._wrapper_here, sorted(self.aliases))), None)
         if wrapper is None:
             return False
-        self._asking.only_new = True
+        asking = self._asking
+        asking.wrapper, asking.params = wrapper, wrapper.get_connection_params()
+        asking.deadline = time.monotonic() + self.timeout
+        asking.only_new = True
         try:
-            wrapper.ensure_connection()
-        except PoolTimeout:
+            self._pool.connect().close()
+        except SlotTimeout:
             return False
         finally:
-            self._asking.only_new = False
-        wrapper.close()
+            asking.only_new = False
+            del asking.wrapper, asking.params
         return True
 
     def _wrapper_here(self, alias: str) -> Any:
