@@ -10,8 +10,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy.exc
@@ -31,6 +31,7 @@ from .pressure import PAUSE_AFTER_TURN, Pressure
 from .queue import Asking, SlotPool, SlotTimeout, TooManyWaiting
 from .session import PING_PATIENCE, Farewell, Session, can_reset
 from .statements import Verdict
+from .transit import Transit
 
 if TYPE_CHECKING:
     from .wrapper import PooledDatabaseMixin
@@ -43,8 +44,6 @@ LONGEST_LIFE = 30 * 60
 PART_OF_WAIT_TIMEOUT = 0.9
 #: Seconds that connecting may take where neither the driver's ``connect_timeout`` nor the pool's ``timeout`` says less.
 CONNECT_TIMEOUT = 10
-#: Seconds that a fork waits at most for connections that are being opened or closed.
-PATIENCE_AT_FORK = 1.0
 
 
 _READ_ONLY = re.compile(r"read[\s_]+only", re.IGNORECASE)
@@ -83,7 +82,7 @@ class Pool:
         #: In a forked child: this pool is its parent's.
         self.is_abandoned = False
         self._pid = os.getpid()
-        farewell = Farewell(self._in_transit, self.sessions.discard)
+        farewell = Farewell(self._close_connection)
         self._pool = options.pool_class(self._create, dialect=farewell, **options.arguments)  # type: ignore[arg-type]
         #: The pool, where its class is ours.
         self.slots = slots = self._pool if isinstance(self._pool, SlotPool) else None
@@ -92,11 +91,7 @@ class Pool:
         self._asking = Request()
         #: Held while slots change hands, where the pool class is ours.
         self.lock = slots.lock if slots else threading.RLock()
-        # Connections that are being opened or closed: a fork waits for them, or its child would have sockets that it can't
-        # know; and they wait for it.
-        self._transit = 0
-        self._forking: threading.Thread | None = None
-        self._transit_changed = threading.Condition(self.lock)
+        self._transit = Transit(self.lock)
         if slots:
             slots.asking = self._asking
             slots.is_fit = self._is_fit
@@ -159,22 +154,16 @@ class Pool:
 
     def _create(self, record: Any) -> Any:
         """SQLAlchemy's creator."""
-        with self._in_transit():
+        with self._transit.one():
             return self._open(record)
 
-    @contextmanager
-    def _in_transit(self) -> Iterator[None]:
-        """Open or close a connection; a fork waits for it."""
-        with self.lock:
-            # (The garbage collector may have the forking thread itself close one.)
-            self._transit_changed.wait_for(lambda: self._forking in (None, threading.current_thread()))
-            self._transit += 1
+    def _close_connection(self, session: Session, close: Callable[[], None]) -> None:
+        """Have ``close`` close a session's connection, which counts for the cap until then."""
         try:
-            yield
+            with self._transit.one():
+                close()
         finally:
-            with self.lock:
-                self._transit -= 1
-                self._transit_changed.notify_all()
+            self.sessions.discard(session)
 
     def _open(self, record: Any) -> Any:
         """Open a connection on behalf of the thread that asks."""
@@ -438,15 +427,13 @@ class Pool:
             pool._do_return_conn(record)
 
     def hold_for_fork(self) -> None:
-        """Take the lock when no connection is being opened or closed, or after a second: no fork waits for a server."""
+        """Take the lock, when nothing is being opened or closed."""
         self.lock.acquire()
-        self._forking = threading.current_thread()
-        self._transit_changed.wait_for(lambda: not self._transit, timeout=PATIENCE_AT_FORK)
+        self._transit.stop()
 
     def release_after_fork(self) -> None:
         """In the parent: go on."""
-        self._forking = None
-        self._transit_changed.notify_all()
+        self._transit.resume()
         self.lock.release()
 
     def abandon(self) -> None:

@@ -10,7 +10,6 @@ import random
 import select
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.pool.base import _ConnDialect
@@ -207,20 +206,13 @@ class Farewell(_ConnDialect):
     #: Milliseconds.
     PATIENCE = 1000
 
-    def __init__(
-        self, in_transit: Callable[[], AbstractContextManager[None]], on_closed: Callable[[Session], None]
-    ) -> None:
-        self._in_transit = in_transit
-        self._on_closed = on_closed
+    def __init__(self, around: Callable[[Session, Callable[[], None]], None]) -> None:
+        #: Called with a session and what closes its connection.
+        self._around = around
 
     def do_close(self, dbapi_connection: Any) -> None:
         session: Session = dbapi_connection.mysqlpool_session
-        try:
-            with self._in_transit():
-                self._close(dbapi_connection, session)
-        finally:
-            # Until here it counts for the server.
-            self._on_closed(session)
+        self._around(session, lambda: self._close(dbapi_connection, session))
 
     def _close(self, dbapi_connection: Any, session: Session) -> None:
         socket = os.dup(session.descriptor) if session.has_its_socket() else None
