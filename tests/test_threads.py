@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import threading
 
 import pytest
-from django.db import ProgrammingError, connections
+from django.db import ProgrammingError, connections, transaction
 
-from django_mysqlpool import PoolTimeout
+from django_mysqlpool import PooledThreadPoolExecutor, PoolTimeout, auto_close_db
 from tests.shop.models import Account
 from tests.test_engine import backend_pid, in_thread_holding, status_of
 
@@ -38,6 +39,33 @@ class TestExhaustion:
         in_thread_holding(wrapper.alias, act)
         assert wrapper.connection is None
         backend_pid(wrapper)
+
+    @pytest.mark.parametrize("leak_after", [None, 3600])
+    def test_it_names_what_the_holders_do(self, make_alias, leak_after):
+        """The work, and the kind of the last statement, without its values; with leak_after also where it checked out."""
+        wrapper = make_alias(pool={"pool_size": 1, "max_overflow": 0, "timeout": 0.1, "leak_after": leak_after})
+        held, end = threading.Event(), threading.Event()
+
+        @auto_close_db
+        def write_report() -> None:
+            with transaction.atomic(wrapper.alias), connections[wrapper.alias].cursor() as cursor:
+                cursor.execute("SELECT 'a secret'")
+                held.set()
+                assert end.wait(60)
+
+        with PooledThreadPoolExecutor(1) as executor:
+            future = executor.submit(write_report)
+            try:
+                assert held.wait(60)
+                with pytest.raises(PoolTimeout) as caught:
+                    wrapper.ensure_connection()
+            finally:
+                end.set()
+            future.result()
+        message = str(caught.value)
+        assert re.search(r"for \d+\.\d s, in tests\.test_threads\.\S*write_report, last statement: SELECT\.", message)
+        assert "secret" not in message.split("checked out here", maxsplit=1)[0]
+        assert ("in write_report" in message) == (leak_after is not None)
 
     def test_it_holds_for_a_queue_pool_of_the_users_own(self, make_alias):
         wrapper = make_alias(
