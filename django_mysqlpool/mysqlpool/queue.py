@@ -172,24 +172,20 @@ class SlotPool(Pool):
 
     def _get_slot(self) -> _ConnectionRecord:
         asking = self.asking
-        slot = self._take_at_once(asking)
-        if slot is not None:
-            return slot
-        if asking.only_new:
-            raise SlotTimeout
         with self.lock:
             slot = self._take_at_once(asking)
             if slot is not None:
                 return slot
+            if asking.only_new:
+                raise SlotTimeout
             waiter = self._join(asking.is_first)
-            self._serve()
+            self._serve()  # the garbage collector may have returned a slot meanwhile
         return self._wait(waiter, time.monotonic() + self._timeout if asking.deadline is None else asking.deadline)
 
     def _take_at_once(self, asking: Asking) -> _ConnectionRecord | None:
-        with self.lock:
-            if self._waiters and not asking.is_first:
-                return None
-            return self._take_empty() if asking.only_new else self._take()
+        if self._waiters and not asking.is_first:
+            return None
+        return self._take_empty() if asking.only_new else self._take()
 
     def _join(self, is_first: bool) -> _Waiter:
         """A place in the line."""
