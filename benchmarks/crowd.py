@@ -1,7 +1,7 @@
 """``make benchmark-crowd``: a thousand threads over ten connections, beside ten threads over ten connections.
 
-Told are the ratio of their requests per second and the longest time that a request took, as a multiple of the mean: they are
-served in turn. Threads are started, and their first request is made, before the clock is.
+Told are the ratio of their requests per second and the longest time that a request took, as a multiple of the mean: they
+are served in turn. Threads are started, and their first request is made, before the clock is.
 """
 
 from __future__ import annotations
