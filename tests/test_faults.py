@@ -406,9 +406,11 @@ class TestAServerThatCameBack:
 
     def test_the_first_death_makes_the_others_suspect(self, make_alias, observer, relay):
         """Each must answer a ping, once, before it is lent again."""
-        alias = make_alias(pool={"pool_size": 3, "max_overflow": 0}, PORT=relay.port).alias
+        wrapper = make_alias(pool={"pool_size": 3, "max_overflow": 0}, PORT=relay.port)
+        alias = wrapper.alias
         hold_at_once(alias, 3)
         observer.kill(look(alias))  # the one that is lent next
+        eventually(lambda: [session.has_hung_up() for session in wrapper.pool.sessions], any)
         assert look(alias)
         pings = relay.count(lambda: hold_at_once(alias, 3))
         assert pings == 2

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.db import connections
 
@@ -75,7 +75,12 @@ class Chores:
         if slots is None or now < self._next_look:
             return
         self._next_look = now + self._look_interval()
-        slots.with_an_idle_one(lambda connection: self.pool.pressure.look(connection.mysqlpool_session))
+        slots.with_an_idle_one(self._look_over)
+
+    def _look_over(self, connection: Any) -> bool:
+        """Look over an idle connection; whether it may still lie there afterwards: ``close_pool()`` did not see it."""
+        session = connection.mysqlpool_session
+        return self.pool.pressure.look(session) and session.generation == self.pool.generation
 
     def _close_unfit(self) -> int:
         """Close what would not be lent any more; how many of those have reached the end of their life."""
@@ -118,7 +123,8 @@ class Housekeeper:
     """The thread, and the pools it looks after; it holds them weakly."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        #: Re-entrant: the garbage collector may end a generator of the user's here, which asks for a connection.
+        self._lock = threading.RLock()
         self._pools: weakref.WeakKeyDictionary[Pool, Chores] = weakref.WeakKeyDictionary()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -165,7 +171,9 @@ class Housekeeper:
         connections.close_all()
 
     def _round(self) -> None:
-        for pool, chores in tuple(self._pools.items()):
+        with self._lock:  # a pool may be added meanwhile
+            rounds = tuple(self._pools.items())
+        for pool, chores in rounds:
             try:
                 chores.do()
             except Exception:  # noqa: PERF203 (one pool's trouble is not the others')
@@ -185,7 +193,8 @@ class Housekeeper:
         return False
 
     def _is_any_open(self) -> bool:
-        return any(pool.sessions for pool in tuple(self._pools))
+        with self._lock:
+            return any(pool.sessions for pool in self._pools)
 
 
 housekeeper = Housekeeper()

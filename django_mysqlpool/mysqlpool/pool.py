@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import sqlalchemy.exc
 import sqlalchemy.pool
@@ -28,9 +28,10 @@ from .house import housekeeper
 from .lease import Lease
 from .options import PoolOptions
 from .pressure import PAUSE_AFTER_TURN, Pressure
-from .queue import Asking, SlotPool, SlotTimeout, TooManyWaiting
+from .queue import Asking, Asks, SlotPool, SlotTimeout, TooManyWaiting
 from .session import PING_PATIENCE, Farewell, Session, can_reset
 from .statements import Verdict
+from .transit import PATIENCE as PATIENCE_AT_FORK
 from .transit import Transit
 
 if TYPE_CHECKING:
@@ -50,11 +51,14 @@ _READ_ONLY = re.compile(r"read[\s_]+only", re.IGNORECASE)
 
 
 class Request(Asking):
-    """What the calling thread's checkout is about."""
+    """What a thread's checkout is about."""
 
-    wrapper: PooledDatabaseMixin
-    params: Mapping[str, Any]
-    deadline: float
+    __slots__ = ("params", "wrapper")
+
+    def __init__(self, wrapper: PooledDatabaseMixin, params: Mapping[str, Any], timeout: float) -> None:
+        super().__init__(time.monotonic() + timeout)
+        self.wrapper = wrapper
+        self.params = params
 
 
 class Pool:
@@ -88,12 +92,12 @@ class Pool:
         self.slots = slots = self._pool if isinstance(self._pool, SlotPool) else None
         #: Seconds that a checkout may take.
         self.timeout: float = getattr(self._pool, "_timeout", math.inf)
-        self._asking = Request()
+        self._asks = slots.asks if slots else Asks()
         #: Held while slots change hands, where the pool class is ours.
         self.lock = slots.lock if slots else threading.RLock()
         self._transit = Transit(self.lock)
+        self._is_held = False
         if slots:
-            slots.asking = self._asking
             slots.is_fit = self._is_fit
             slots.reclaim = self.reclaim
             slots.on_return = self._on_checkin
@@ -114,13 +118,7 @@ class Pool:
 
         Raises ``PoolTimeout`` where none comes free in time, and the driver's error where the server refuses a new one.
         """
-        asking = self._asking
-        asking.wrapper, asking.params, asking.deadline = wrapper, params, time.monotonic() + self.timeout
-        try:
-            fairy = self._lend(asking)
-        finally:
-            asking.is_first = False
-            del asking.wrapper, asking.params
+        fairy = self._ask(Request(wrapper, params, self.timeout))
         session: Session = fairy.dbapi_connection.mysqlpool_session
         session.lease = lease = Lease(self, session, wrapper.alias, wrapper.reference, wrapper.use)
         self.is_in_use = True
@@ -128,8 +126,20 @@ class Pool:
             housekeeper.look_after(self)
         return lease, fairy
 
+    def _ask(self, asking: Request) -> Any:
+        """SQLAlchemy's proxy.
+
+        The request may stand in another one of this thread's: the garbage collector runs a user's code wherever it likes.
+        """
+        asks = self._asks
+        outer, asks.now = asks.now, asking
+        try:
+            return self._lend(asking)
+        finally:
+            asks.now = outer
+
     def _lend(self, asking: Request) -> Any:
-        """SQLAlchemy's proxy; a server that is full is asked again until the deadline."""
+        """The same; a server that is full is asked again until the deadline."""
         alias = asking.wrapper.alias
         while True:
             try:
@@ -141,7 +151,7 @@ class Pool:
                     f"Alias '{alias}': the server ended every connection that was tried ({error})."
                 ) from error
             except asking.wrapper.Database.OperationalError as error:
-                if self.slots is None or fault_of(error) is not Fault.FULL:
+                if self.slots is None or asking.only_new or fault_of(error) is not Fault.FULL:
                     raise
                 if time.monotonic() >= asking.deadline:
                     raise self._timeout(asking, error) from error
@@ -167,7 +177,7 @@ class Pool:
 
     def _open(self, record: Any) -> Any:
         """Open a connection on behalf of the thread that asks."""
-        asking = self._asking
+        asking = cast("Request", self._asks.now)
         generation = self.generation
         params = self._in_time(asking.params, asking.deadline)
         try:
@@ -175,11 +185,18 @@ class Pool:
         except Exception as error:
             self._note_connect_error(error, asking.wrapper, params["connect_timeout"])
             raise
-        self._note_server_version(connection.get_server_info())
-        self.sessions.add(Session(connection, record, generation))
-        housekeeper.look_after(self)
-        if self.slots is not None:
-            self.slots.connected()
+        session = Session(connection, record, generation)
+        try:
+            self._note_server_version(connection.get_server_info())
+            self.sessions.add(session)
+            housekeeper.look_after(self)
+            if self.slots is not None:
+                self.slots.connected()
+        except BaseException:  # an interrupt: SQLAlchemy has not got it, and would not close it
+            self.sessions.discard(session)
+            session.connection = session.record = None
+            connection.close()
+            raise
         return connection
 
     def _in_time(self, params: Mapping[str, Any], deadline: float) -> dict[str, Any]:
@@ -217,7 +234,9 @@ class Pool:
         now = time.monotonic()
         if session.generation != self.generation or session.is_overdue(self.lifetime, now):
             return False
-        return self.is_alive(session, min(PING_PATIENCE, max(self._asking.deadline - now, 0)))
+        asking = self._asks.now
+        left = math.inf if asking is None else asking.deadline - now
+        return self.is_alive(session, max(min(PING_PATIENCE, left), 0))
 
     def is_alive(self, session: Session, patience: float = PING_PATIENCE) -> bool:
         """Whether a session still lives; where it does not, the others are suspect."""
@@ -242,17 +261,12 @@ class Pool:
         wrapper = next(filter(None, map(self._wrapper_here, sorted(self.aliases))), None)
         if wrapper is None:
             return False
-        asking = self._asking
-        asking.wrapper, asking.params = wrapper, wrapper.get_connection_params()
-        asking.deadline = time.monotonic() + self.timeout
+        asking = Request(wrapper, wrapper.get_connection_params(), self.timeout)
         asking.only_new = True
         try:
-            self._pool.connect().close()
-        except SlotTimeout:
+            self._ask(asking).close()
+        except PoolTimeout:
             return False
-        finally:
-            asking.only_new = False
-            del asking.wrapper, asking.params
         return True
 
     def _wrapper_here(self, alias: str) -> Any:
@@ -427,14 +441,19 @@ class Pool:
             pool._do_return_conn(record)
 
     def hold_for_fork(self) -> None:
-        """Take the lock, when nothing is being opened or closed."""
-        self.lock.acquire()
-        self._transit.stop()
+        """Take the lock, when nothing is being opened or closed.
+
+        Not for ever: a thread may hold it and wait for another pool's, where the garbage collector returns a connection.
+        """
+        self._is_held = self.lock.acquire(timeout=PATIENCE_AT_FORK)
+        if self._is_held:
+            self._transit.stop()
 
     def release_after_fork(self) -> None:
         """In the parent: go on."""
-        self._transit.resume()
-        self.lock.release()
+        if self._is_held:
+            self._transit.resume()
+            self.lock.release()
 
     def abandon(self) -> None:
         """In a forked child: leave the pool to its parent. A thread that held its lock does not exist here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -76,15 +77,16 @@ class _Counts:
     @classmethod
     def asked_of(cls, session: Session) -> _Counts | None:
         counts, limits = session.ask(_COUNTS), session.ask(_LIMITS)
-        if not counts or not limits:
+        if counts is None or limits is None:
             return None
+        # What answers may be a proxy, or a server that speaks MySQL's protocol and does not count all of these.
         values = {name.lower(): int(value) for name, value, *_ in (*counts, *limits)}
-        is_full = values["threads_connected"] >= values["max_connections"]
-        if not is_full and values["max_user_connections"]:
+        is_full = values.get("threads_connected", 0) >= values.get("max_connections", math.inf)
+        if not is_full and values.get("max_user_connections"):
             rows = session.ask(_OWN)
             if rows is None:
                 return None
             users = {int(row[0]): row[1] for row in rows}
             own = users.get(session.connection.thread_id())
             is_full = sum(user == own for user in users.values()) >= values["max_user_connections"]
-        return cls(values["aborted_connects"], is_full)
+        return cls(values.get("aborted_connects", 0), is_full)

@@ -32,15 +32,23 @@ class SlotTimeout(Exception):
     """No slot came free in time."""
 
 
-class Asking(threading.local):
-    """What the calling thread asks of the pool."""
+class Asking:
+    """What a thread asks of the pool, and until when; ``deadline`` is ``time.monotonic()``."""
 
-    #: ``time.monotonic()`` at which it gives up; ``None``: in ``timeout`` seconds from when it begins to wait.
-    deadline: float | None = None
-    #: It was first in line and the server refused it: it is first again.
-    is_first = False
-    #: It wants a new connection and no idle one, now or not at all.
-    only_new = False
+    __slots__ = ("deadline", "is_first", "only_new")
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        #: It was first in line and the server refused it: it is first again.
+        self.is_first = False
+        #: It wants a new connection and no idle one, now or not at all.
+        self.only_new = False
+
+
+class Asks(threading.local):
+    """The calling thread's ``Asking``."""
+
+    now: Asking | None = None
 
 
 class _Waiter:
@@ -95,7 +103,7 @@ class SlotPool(Pool):
         self.gate = Gate()
         #: The slot that a closed gate has let through.
         self._attempt: _ConnectionRecord | None = None
-        self.asking = Asking()
+        self.asks = Asks()
         #: Asked, outside the lock, whether an idle connection may be lent; where not, its slot gets a new one.
         self.is_fit: Callable[[Any], bool] = lambda _connection: True
         #: Called, outside the lock, with each connection that comes back, and its record.
@@ -158,20 +166,17 @@ class SlotPool(Pool):
 
     def _do_get(self) -> _ConnectionRecord:
         slot = self._get_slot()
-        if slot.dbapi_connection is not None and not self._may_lend(slot):
-            # Without a connection: SQLAlchemy opens one, in this slot.
-            slot.close()
-        return slot
-
-    def _may_lend(self, slot: _ConnectionRecord) -> bool:
         try:
-            return self.is_fit(slot.dbapi_connection)
+            if slot.dbapi_connection is not None and not self.is_fit(slot.dbapi_connection):
+                # Without a connection: SQLAlchemy opens one, in this slot.
+                slot.close()
         except BaseException:
             self._do_return_conn(slot)
             raise
+        return slot
 
     def _get_slot(self) -> _ConnectionRecord:
-        asking = self.asking
+        asking = self.asks.now or Asking(time.monotonic() + self._timeout)
         with self.lock:
             slot = self._take_at_once(asking)
             if slot is not None:
@@ -180,7 +185,7 @@ class SlotPool(Pool):
                 raise SlotTimeout
             waiter = self._join(asking.is_first)
             self._serve()  # the garbage collector may have returned a slot meanwhile
-        return self._wait(waiter, time.monotonic() + self._timeout if asking.deadline is None else asking.deadline)
+        return self._wait(waiter, asking.deadline)
 
     def _take_at_once(self, asking: Asking) -> _ConnectionRecord | None:
         if self._waiters and not asking.is_first:
@@ -294,7 +299,8 @@ class SlotPool(Pool):
         """Close the idle connections of which ``is_unfit`` says so; how many they were."""
         with self.lock:
             items = tuple(self._idle)
-        unfit = [item for item in items if item[0].dbapi_connection is not None and is_unfit(item[0].dbapi_connection)]
+        # (One that is lent meanwhile may lose its connection at any moment.)
+        unfit = [item for item in items if (found := item[0].dbapi_connection) is not None and is_unfit(found)]
         slots = []
         with self.lock:
             for item in unfit:
@@ -329,10 +335,14 @@ class SlotPool(Pool):
             return slots
 
     def _close_slots(self, slots: list[_ConnectionRecord]) -> None:
-        for slot in slots:
-            try:
-                slot.close()
-            finally:
+        rest = deque(slots)
+        try:
+            while rest:
+                rest[0].close()
+                self._do_return_conn(rest.popleft())
+        finally:
+            # An interrupt: what is still to be closed is so at its next checkout, or in the housekeeper's next round.
+            for slot in rest:
                 self._do_return_conn(slot)
 
     # What SQLAlchemy's QueuePool tells about itself

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: Seconds that a fork waits at most: it does not wait for a server.
+#: Seconds that a fork waits at most, as it does not wait for a server; and that others wait for a fork.
 PATIENCE = 1.0
 
 
@@ -24,7 +24,7 @@ class Transit:
         """Open or close a connection, not in the middle of a fork."""
         with self._lock:
             # (The garbage collector may have the forking thread itself close one.)
-            self._changed.wait_for(lambda: self._forking in (None, threading.current_thread()))
+            self._changed.wait_for(lambda: self._forking in (None, threading.current_thread()), timeout=PATIENCE)
             self._number += 1
         try:
             yield

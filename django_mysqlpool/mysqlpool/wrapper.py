@@ -179,6 +179,8 @@ class PooledDatabaseMixin(TransactionRelease):
 
     def _set_autocommit(self, autocommit: bool) -> None:
         with self._in_use():
+            if self.connection is None:  # idle until now, it was taken back after Django had looked
+                self.connect()
             super()._set_autocommit(autocommit)  # type: ignore[misc]
 
     @contextmanager
@@ -286,6 +288,8 @@ class PooledDatabaseMixin(TransactionRelease):
         self.closed_in_transaction = False
         self.run_on_commit = []
         self._begins_later = False
+        self._begun_in = None
+        self.autocommit = self.settings_dict["AUTOCOMMIT"]
 
     # What Django knows about the server
 
@@ -295,15 +299,20 @@ class PooledDatabaseMixin(TransactionRelease):
         if pool is None:
             return super().mysql_server_data
         if pool.server_facts is None:
-            with self.temporary_connection() as cursor:
-                assert self._lease is not None
-                session = self._lease.session
-                verdict = session.verdict
-                facts = super().mysql_server_data
-                cursor.execute("SELECT @@wait_timeout")
-                pool.note_server_facts(facts, wait_timeout=cursor.fetchone()[0])
-                # To read @@variables is judged dirty; here it is known what was read.
-                session.verdict = verdict
+            with self.use, self.temporary_connection() as cursor:
+                lease = self._lease
+                assert lease is not None
+                verdict = lease.session.verdict
+                # One session answers all of it; whoever wants it back gets it with the end of the cursor.
+                is_wanted_back, lease.is_wanted_back = lease.is_wanted_back, False
+                try:
+                    facts = super().mysql_server_data
+                    cursor.execute("SELECT @@wait_timeout")
+                    pool.note_server_facts(facts, wait_timeout=cursor.fetchone()[0])
+                    # To read @@variables is judged dirty; here it is known what was read.
+                    lease.session.verdict = verdict
+                finally:
+                    lease.is_wanted_back |= is_wanted_back
         self._known_facts = pool.server_facts
         return self._known_facts or {}
 
