@@ -14,7 +14,7 @@ ifdef SERVER_URL
 export MYSQLPOOL_SERVER_URL := $(SERVER_URL)
 endif
 
-.PHONY: help setup demo test soak benchmark benchmark-web lint docs clean
+.PHONY: help setup demo test soak benchmark benchmark-release benchmark-crowd benchmark-web lint docs clean
 
 help:
 	@echo 'make demo   the example site on both engines under load, then left running until Ctrl-C'
@@ -23,6 +23,10 @@ help:
 	@echo 'make benchmark'
 	@echo '            the cost of a request with one query, beside the other engines'
 	@echo '            (with TLS too where SERVER= is a MySQL)'
+	@echo 'make benchmark-release'
+	@echo '            a connection held for a request, and held only while SQL runs'
+	@echo 'make benchmark-crowd'
+	@echo '            a thousand threads over ten connections, beside ten threads'
 	@echo 'make benchmark-web'
 	@echo '            requests per second under gunicorn and uvicorn, beside the other engines (needs wrk)'
 	@echo 'make lint   ruff and mypy'
@@ -54,6 +58,12 @@ soak: setup
 
 benchmark: setup
 	@exec $(VENV)python -m benchmarks.cycle $(ARGS)
+
+benchmark-release: setup
+	@exec $(VENV)python -m benchmarks.release $(ARGS)
+
+benchmark-crowd: setup
+	@exec $(VENV)python -m benchmarks.crowd $(ARGS)
 
 benchmark-web: setup
 	@exec $(VENV)python -m benchmarks.web $(ARGS)

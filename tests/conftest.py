@@ -33,6 +33,12 @@ DATABASE = "mysqlpool_tests"
 _numbers = itertools.count(1)
 
 
+#: What the pools of the tests' aliases have for ``release``, unless a test says otherwise.
+RELEASE = os.environ.get("MYSQLPOOL_TEST_RELEASE", "request")
+#: For a test about a connection that stays out between statements.
+holds = pytest.mark.skipif(RELEASE == "transaction", reason="about a connection that is held for a request")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Start the server and set Django up before a test module is imported."""
     server = server_from_environment()

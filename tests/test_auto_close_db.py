@@ -17,7 +17,7 @@ from django.utils.connection import ConnectionDoesNotExist
 
 from django_mysqlpool import auto_close_db, pool_status
 from django_mysqlpool.mysqlpool.scope import Scope, current_scope
-from tests.conftest import eventually
+from tests.conftest import eventually, holds
 from tests.shop.models import Account
 from tests.test_engine import backend_pid, status_of
 
@@ -148,6 +148,7 @@ class TestWhatIsCalled:
         assert asyncio.run(called()) == 0
         assert out() == 0
 
+    @holds
     @named(GENERATORS)
     def test_a_generator_gives_back_when_it_ends(self, called):
         assert inspect.isgeneratorfunction(called)
@@ -234,6 +235,7 @@ class TestHoweverItEnds:
         assert out() == 0
         assert not Account.objects.filter(name="left open").exists()
 
+    @holds
     def test_a_coroutine_that_is_cancelled(self):
         async def cancel():
             is_out = asyncio.Event()
@@ -254,6 +256,7 @@ class TestHoweverItEnds:
 
         asyncio.run(cancel())
 
+    @holds
     def test_a_coroutine_that_is_dropped(self):
         """With its loop gone, it is closed in a context that it never was in."""
 
@@ -276,6 +279,7 @@ class TestHoweverItEnds:
         loop.close()
         assert out() == 0
 
+    @holds
     def test_threads_of_a_coroutine(self):
         @auto_close_db
         async def work():
@@ -308,6 +312,7 @@ class TestHoweverItEnds:
 
 
 class TestGenerators:
+    @holds
     @pytest.mark.parametrize("how", ["close", "drop", "throw"])
     def test_one_that_is_not_read_to_its_end(self, how):
         generator = auto_close_db(counts)()
@@ -438,6 +443,7 @@ class TestGenerators:
             assert two.submit(next, generator, None).result() is None
             assert out() == 0
 
+    @holds
     @pytest.mark.parametrize("how", ["aclose", "drop", "athrow", "break"])
     def test_an_async_one_that_is_not_read_to_its_end(self, how):
         async def leave():
@@ -480,12 +486,14 @@ class TestGenerators:
 
 
 class TestBlocks:
+    @holds
     def test_with(self):
         with auto_close_db():
             assert count() == 0
             assert out() == 1
         assert out() == 0
 
+    @holds
     def test_async_with(self):
         async def work():
             async with auto_close_db():
@@ -542,6 +550,7 @@ class TestNested:
         assert outer() == (5,)
         assert out() == 0
 
+    @holds
     def test_in_a_coroutine_too(self):
         @auto_close_db
         async def outer():
@@ -582,6 +591,7 @@ class TestNested:
         context.run(leave_open)
         assert out() == 0
 
+    @holds
     def test_an_inner_one_gives_back_what_no_outer_one_looks_after(self, make_alias):
         one, two = make_alias(), make_alias()
 

@@ -11,7 +11,7 @@ import pytest
 from django.db import OperationalError, connection, connections, transaction
 from django.db.backends.mysql import base
 
-from django_mysqlpool import close_pool, pool_status
+from django_mysqlpool import close_pool, hold_connection, pool_status
 from tests.shop.models import Account
 
 
@@ -271,9 +271,10 @@ def in_thread_holding(alias: str, action) -> int:
     held, done, seen = threading.Event(), threading.Event(), []
 
     def hold():
-        seen.append(backend_pid(connections[alias]))
-        held.set()
-        done.wait(timeout=60)
+        with hold_connection(alias):
+            seen.append(backend_pid(connections[alias]))
+            held.set()
+            done.wait(timeout=60)
         connections.close_all()
 
     thread = threading.Thread(target=hold)
@@ -293,9 +294,10 @@ def test_the_cap_holds_on_the_server_while_connections_are_replaced(make_alias):
 
     def replace(_: int) -> int:
         wrapper = connections[alias]
-        pid = backend_pid(wrapper)
-        with wrapper.cursor() as cursor:
-            cursor.execute(f"XA START '{pid}'")  # costs the connection
+        with hold_connection(alias):
+            pid = backend_pid(wrapper)
+            with wrapper.cursor() as cursor:
+                cursor.execute(f"XA START '{pid}'")  # costs the connection
         wrapper.close()
         return pid
 

@@ -19,7 +19,7 @@ from django_mysqlpool import PoolTimeout
 from django_mysqlpool.mysqlpool import pool as pool_module
 from django_mysqlpool.mysqlpool import wrapper as wrapper_module
 from django_mysqlpool.mysqlpool.faults import Fault, fault_of
-from tests.conftest import DATABASE, Observer, eventually
+from tests.conftest import DATABASE, Observer, eventually, holds
 from tests.relay import Relay
 from tests.test_engine import backend_pid, status_of
 from tests.test_pressure import hold_at_once, look
@@ -196,6 +196,7 @@ class TestAKilledConnection:
 
         assert len(set(all_at_once(5, request))) == 5
 
+    @holds
     @pytest.mark.usefixtures("never_looked_at_again")
     def test_its_statement_fails_and_the_next_one_of_the_same_request_succeeds(self, make_alias, observer, account):
         wrapper = make_alias()
@@ -364,6 +365,7 @@ class TestWaitTimeout:
         short_lived.ended()
         assert backend_pid(short_lived) != pid
 
+    @holds
     @pytest.mark.usefixtures("never_looked_at_again")
     def test_unless_there_was_a_statement_a_moment_ago(self, short_lived, server):
         backend_pid(short_lived)
@@ -423,6 +425,7 @@ class TestAServerThatCameBack:
         come_back()
         assert backend_pid(wrapper)
 
+    @holds
     @pytest.mark.usefixtures("never_looked_at_again")
     def test_those_who_wait_are_served(self, make_alias, come_back):
         wrapper = make_alias(pool={"pool_size": 1, "max_overflow": 0, "timeout": 60})
@@ -727,6 +730,7 @@ class TestDiscardOnError:
         assert error_of(execute, wrapper, "SELECT * FROM nowhere").args[0] == 1146
         assert (backend_pid(wrapper) == pid) is is_kept
 
+    @holds
     def test_a_veto(self, make_alias, account):
         wrapper = make_alias(pool={"discard_on_error": f"{__name__}.keep"})
         pid = backend_pid(wrapper)
@@ -734,6 +738,7 @@ class TestDiscardOnError:
         assert number_of(error_of(execute, wrapper, account.deposit)) == 1792
         assert backend_pid(wrapper) == pid
 
+    @holds
     @pytest.mark.usefixtures("never_looked_at_again")
     def test_a_veto_for_a_dead_one_lends_it_to_nobody_else(self, make_alias, observer):
         wrapper = make_alias(pool={"discard_on_error": f"{__name__}.keep"})

@@ -128,7 +128,8 @@ class TestAFullAccount:
 
     def test_the_own_connection_that_comes_back_is_taken(self, make_alias):
         wrapper = make_alias(pool={"pool_size": 2, "timeout": 60}, at_most=1)
-        pid = backend_pid(wrapper)
+        wrapper.ensure_connection()
+        pid = wrapper.connection.thread_id()
         got = []
 
         thread = threading.Thread(target=lambda: got.append(look(wrapper.alias)))

@@ -98,7 +98,8 @@ def test_a_dirty_session_is_reset_at_checkin_and_set_up_once(make_alias, relay):
 
 def test_always_resets_every_time(make_alias, relay):
     wrapper = make_alias(pool={"reset": "always"}, PORT=relay.port)
-    one_query(wrapper.alias, hold=True)
+    one_query(wrapper.alias)
+    wrapper.ensure_connection()
     assert relay.count(wrapper.close) >= 1
 
 

@@ -269,7 +269,8 @@ class TestReset:
 
     def test_unread_results_cost_the_connection(self, make_alias):
         wrapper = make_alias()
-        first = backend_pid(wrapper)
+        wrapper.ensure_connection()
+        first = wrapper.connection.thread_id()
         wrapper.connection.query("SELECT 1; SELECT 2")
         wrapper.connection.store_result()
         wrapper.close()
@@ -364,7 +365,9 @@ class TestLife:
     def test_the_first_death_makes_its_contemporaries_suspect(self, make_alias, observer):
         wrapper = make_alias()
         others = [wrapper.copy() for _ in range(2)]
-        pids = [backend_pid(w) for w in (wrapper, *others)]
+        for w in (wrapper, *others):
+            w.ensure_connection()
+        pids = [w.connection.thread_id() for w in (wrapper, *others)]
         for w in (*others, wrapper):
             w.close()
         observer.query(f"KILL {pids[0]}")

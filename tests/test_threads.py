@@ -9,6 +9,7 @@ import pytest
 from django.db import ProgrammingError, connections, transaction
 
 from django_mysqlpool import PooledThreadPoolExecutor, PoolTimeout, auto_close_db
+from tests.conftest import holds
 from tests.shop.models import Account
 from tests.test_engine import backend_pid, in_thread_holding, status_of
 
@@ -131,6 +132,7 @@ class TestThreadsThatDie:
         assert kept[0].connection is None
 
 
+@holds
 class TestCursorsThatOutliveTheirLease:
     def test_they_are_closed(self, make_alias):
         wrapper = make_alias()

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from .lease import Lease
-from .statements import Verdict, asks_about_previous, judge
+from .statements import Verdict, judge
 
 
 @cache
@@ -19,10 +19,18 @@ def watched(cursor_class: type) -> type:
     return type(f"Watched{cursor_class.__name__}", (_Watched, cursor_class), {})
 
 
+def _is_several(statement: object) -> bool:
+    """Whether further results may follow the first, until ``nextset()`` has said that there is none."""
+    if isinstance(statement, (bytes, bytearray)):
+        return b";" in statement
+    return isinstance(statement, str) and ";" in statement
+
+
 class _Watched:
     _connection: Any = None
     _lease: Lease | None = None
     _is_judged = False
+    _may_have_more = False
 
     @property
     def connection(self) -> Any:
@@ -65,7 +73,21 @@ class _Watched:
     def nextset(self) -> Any:
         if self._connection is not None and self._is_between_statements():
             return None  # what has more results is not given back
-        return super().nextset()  # type: ignore[misc]
+        lease = self._lease
+        if lease is None or lease.is_over:
+            return super().nextset()  # type: ignore[misc]
+        try:
+            with lease.use:
+                more = super().nextset()  # type: ignore[misc]
+                lease.is_busy = self._has_unread_rows() or bool(more and self._may_have_more)
+                return more
+        finally:
+            if lease.is_wanted_back:
+                lease.settle()
+
+    def _has_unread_rows(self) -> bool:
+        """An unbuffered cursor reads its rows from the server while they are fetched."""
+        return self._result is not None  # type: ignore[attr-defined]
 
     def _lease_for(self, statement: object) -> Lease | None:
         """The lease to send a statement on; ``None`` where the connection is not pooled."""
@@ -74,10 +96,10 @@ class _Watched:
             return None
         if self._connection is not None and self._is_between_statements():
             lease = self._take_again(lease)
-        if lease.is_shared and lease.statement is None and asks_about_previous(statement):
+        if lease.is_shared:
             wrapper = lease.wrapper()
             if wrapper is not None:
-                wrapper.must_reach_previous(lease)
+                wrapper.must_reach_previous(lease, statement)
         lease.statement = statement
         return lease
 
@@ -123,8 +145,8 @@ class _Watched:
                         lease.note_error(error)
                     raise
                 finally:
-                    # An unbuffered cursor reads its rows from the server while they are fetched.
-                    lease.is_busy = self._result is not None  # type: ignore[attr-defined]
+                    self._may_have_more = _is_several(lease.statement)
+                    lease.is_busy = self._has_unread_rows() or self._may_have_more
                     if not lease.is_over:
                         session.last_used = time.monotonic()
         finally:

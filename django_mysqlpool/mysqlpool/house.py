@@ -54,7 +54,7 @@ class Chores:
         self._look_for_pressure()
         renewed = self._close_unfit()
         self._trim()
-        self._open(max(renewed, self._missing()))
+        self._open(0 if self.pool.pressure.is_high else max(renewed, self._missing()))
 
     def _report_leaks(self) -> None:
         leak_after = self.pool.options.leak_after
@@ -102,7 +102,7 @@ class Chores:
 
     def _missing(self) -> int:
         slots = self.pool.slots
-        if slots is None or not self.pool.is_in_use or self.pool.pressure.is_high:
+        if slots is None or not self.pool.is_in_use:
             return 0
         return slots.min_idle - slots.checkedin()
 

@@ -61,7 +61,7 @@ class Lease:
         #: ``time.monotonic()``
         self.since = time.monotonic()
         self.scope: Scope | None = None
-        #: Where the checkout happened, if the pool's ``leak_after`` asks for it.
+        #: Where the checkout happened, if it was in no scope, or the pool's ``leak_after`` asks for it.
         self.stack: Stack | None = None
         #: The last statement's template, for the kind of statement that it is.
         self.statement: object = None

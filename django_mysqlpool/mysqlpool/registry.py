@@ -110,8 +110,8 @@ def _initialized() -> list[Any]:
 def pool_status() -> dict[str, dict[str, Any]]:
     """For each pool of this process, by its name ``user@host:port/database``, the numbers of this moment.
 
-    ``aliases``, ``pool_class``, ``cap`` (``None``: no limit), ``size``, ``open``, ``idle``, ``out``, ``waiting``; all of
-    it serialises as JSON.
+    ``aliases``, ``pool_class``, ``cap`` (``None``: no limit), ``size``, ``open``, ``idle``, ``out``, ``waiting``,
+    ``pins``; all of it serialises as JSON.
     """
     notice_fork()
     return {pool.name: pool.status() for pool in tuple(_pools)}

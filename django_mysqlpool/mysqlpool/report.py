@@ -12,6 +12,7 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
 from .errors import PoolTimeout
+from .faults import Fault, fault_of
 from .queue import SlotPool, TooManyWaiting
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ logger = logging.getLogger("django_mysqlpool")
 
 #: Frames of a checkout's stack that are kept, the innermost.
 DEPTH = 40
+#: Holders that are told, those that have held longest.
+TOLD = 10
 _MACHINERY = re.compile(r"[/\\](django_mysqlpool[/\\]mysqlpool|django[/\\](db|utils)|asgiref)[/\\]")
 _KIND = re.compile(r"[\s(]*([a-z]+)", re.IGNORECASE)
 
@@ -71,7 +74,7 @@ def told_holder(lease: Lease, now: float) -> str:
     return ", ".join(parts)
 
 
-def holders(leases: Iterable[Lease], at_most: int = 10) -> list[str]:
+def holders(leases: Iterable[Lease], at_most: int = TOLD) -> list[str]:
     """Those who have connections, the longest first."""
     now = time.monotonic()
     by_age = sorted(leases, key=lambda lease: lease.since)
@@ -130,14 +133,19 @@ def pool_timeout(pool: Pool, alias: str, error: Exception | None, last_connect_e
         sentences.append(f"Held by {'; '.join(holders(leases))}.")
     if last_connect_error is not None:
         sentences.append(f"The last attempt to connect failed: {last_connect_error}.")
-    sentences.append(
+    sentences.append(_advice(last_connect_error))
+    told = sorted(leases, key=lambda lease: lease.since)[:TOLD] if pool.options.leak_after is not None else []
+    stacks = [f"{lease.thread.name} checked out here:\n{told_stack(lease.stack)}" for lease in told if lease.stack]
+    return PoolTimeout("\n".join([" ".join(sentences), *stacks]))
+
+
+def _advice(last_connect_error: Exception | None) -> str:
+    if last_connect_error is not None and fault_of(last_connect_error) is Fault.FULL:
+        return "Raise the limit that the server names, or run fewer processes, or give each a smaller pool."
+    return (
         "Give connections back sooner (ConnectionReleaseMiddleware, auto_close_db), or raise pool_size or "
         "max_overflow in OPTIONS['pool'], as far as the server's max_connections allows."
     )
-    if pool.options.leak_after is None:
-        leases = []
-    stacks = [f"{lease.thread.name} checked out here:\n{told_stack(lease.stack)}" for lease in leases if lease.stack]
-    return PoolTimeout("\n".join([" ".join(sentences), *stacks]))
 
 
 def _reason(pool: Pool, error: Exception | None) -> str:

@@ -7,11 +7,13 @@ takes the context along.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .lease import Lease
+    from .transactions import TransactionRelease
 
 _current: ContextVar[Scope | None] = ContextVar("django_mysqlpool.scope", default=None)
 
@@ -21,6 +23,16 @@ def current_scope() -> Scope | None:
     return _current.get()
 
 
+@contextmanager
+def on_behalf_of(scope: Scope | None) -> Iterator[None]:
+    """Count what the block takes to ``scope``, whichever this code runs in."""
+    token = _current.set(scope)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
 class Scope:
     """The leases taken on behalf of a piece of work, and of the parts of it that are scopes of their own.
 
@@ -28,11 +40,13 @@ class Scope:
     for its name, "GET /orders/" for instance, where a person is told who has a connection.
     """
 
-    __slots__ = ("_token", "_work", "has_ended", "leases", "parent")
+    __slots__ = ("_token", "_work", "blocks", "has_ended", "leases", "parent")
 
     def __init__(self, work: Callable[[], str] | None = None) -> None:
         self._work = work
         self.leases: set[Lease] = set()
+        #: Those in which a transaction was begun here without a connection: ``release`` is "transaction".
+        self.blocks: set[TransactionRelease] = set()
         self.has_ended = False
         self.parent = _current.get()
 
@@ -74,13 +88,14 @@ class Scope:
 
         What is not idle elsewhere, a statement running or a transaction open, its own thread gives back when it is done
         with that, or when it turns to other work. With ``may_ask_server=False`` what can't be cleaned without the server
-        is left out, so that an event loop may call this. Returns whether any lease is left.
+        is left out, so that an event loop may call this. Returns whether anything is left.
         """
         self.has_ended = True
         for lease in tuple(self.leases):
             lease.is_wanted_back = True
             self._take_back(lease, by_force=True, may_ask_server=may_ask_server)
-        return bool(self.leases)
+        self.blocks = {wrapper for wrapper in tuple(self.blocks) if not wrapper.leave_block()}
+        return bool(self.leases or self.blocks)
 
     def release_idle(self, *, may_ask_server: bool = True) -> bool:
         """Give back what is idle now; the scope goes on. Returns whether any lease is left."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from enum import IntEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 #: Texts longer than this are judged each time rather than remembered, so that the memory stays small.
 LONGEST_REMEMBERED = 16_384
@@ -26,6 +27,17 @@ class Verdict(IntEnum):
     DIRTY = 1
     #: Close the connection: no reset clears what was done.
     UNSALVAGEABLE = 2
+
+
+class Memory(NamedTuple):
+    """What a statement has to do with its session's memory of earlier ones."""
+
+    #: Its answer is about the statement before it.
+    asks_about_previous: bool
+    #: Its answer is about the last INSERT, which may be further back.
+    asks_about_last_id: bool
+    #: The last id is of this statement, afterwards.
+    sets_last_id: bool
 
 
 # Built-in functions whose calls change nothing but their result. From the function indexes of the manuals of MySQL 9 and
@@ -121,6 +133,13 @@ _PREVIOUS = re.compile(
     r"|@@\s*(?:(?:session|local)\s*\.\s*)?(?:last_insert_id|identity|warning_count|error_count)\b",
     re.IGNORECASE,
 )
+# The last one of these outlives statements that insert nothing.
+_LAST_ID = re.compile(
+    r"\blast_insert_id\s*\(\s*\)|@@\s*(?:(?:session|local)\s*\.\s*)?(?:last_insert_id|identity)\b", re.IGNORECASE
+)
+_SETS_LAST_ID = re.compile(
+    r"[\s(]*(?:insert|replace|load|call)\b|.*\blast_insert_id\s*\(\s*[^\s)]", re.IGNORECASE | re.DOTALL
+)
 _QUERIES = frozenset({"select", "values", "table", "update", "delete", "show", "describe", "desc", "explain"})
 _INSERTS = frozenset({"insert", "replace"})
 
@@ -138,16 +157,22 @@ def judge(sql: object) -> Verdict:
     return _judge_text(sql) if len(sql) > LONGEST_REMEMBERED else _judge_remembered(sql)
 
 
-def asks_about_previous(sql: object) -> bool:
-    """Whether a statement's answer is about the statement before it in the same session."""
+def memory_of(sql: object) -> Memory:
+    """What a statement has to do with its session's memory of earlier ones."""
     if isinstance(sql, (bytes, bytearray)):
         sql = sql.decode("latin-1")
-    return isinstance(sql, str) and _asks_about_previous(sql)
+    elif not isinstance(sql, str):
+        return Memory(False, False, False)
+    return _memory_of_text(sql) if len(sql) > LONGEST_REMEMBERED else _memory_remembered(sql)
 
 
-@lru_cache(maxsize=2048)
-def _asks_about_previous(sql: str) -> bool:
-    return _PREVIOUS.search(_OPAQUE.sub(_stand_in, sql)) is not None
+def _memory_of_text(sql: str) -> Memory:
+    text = _OPAQUE.sub(_stand_in, sql)
+    asks_last_id = _LAST_ID.search(text) is not None
+    return Memory(asks_last_id or _PREVIOUS.search(text) is not None, asks_last_id, _SETS_LAST_ID.match(text) is not None)
+
+
+_memory_remembered = lru_cache(maxsize=2048)(_memory_of_text)
 
 
 def _judge_text(sql: str) -> Verdict:

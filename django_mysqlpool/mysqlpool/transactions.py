@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.backends.utils import debug_transaction
 
 from .errors import PreviousStatementLost
 from .report import kind_of
+from .scope import Scope, current_scope, on_behalf_of
+from .statements import memory_of
 
 if TYPE_CHECKING:
     from django.db.backends.mysql.base import DatabaseWrapper as _Base
@@ -40,8 +44,12 @@ class TransactionRelease(_Base):
         self.holds = 0
         #: A transaction has begun for Django, and begins on the server with its first statement.
         self._begins_later = False
+        #: The piece of work that the transaction is a part of, though its first statement may be sent in another one.
+        self._begun_in: Scope | None = None
         # The session of the last statement, and what had been sent on it by then.
         self._previous: tuple[Session, int] | None = None
+        # Whether the session's last INSERT is this wrapper's own.
+        self._has_last_id = False
 
     @property
     def releases_per_transaction(self) -> bool:
@@ -51,6 +59,7 @@ class TransactionRelease(_Base):
     # A transaction begins with its first statement.
 
     def get_autocommit(self) -> bool:
+        self._leave_block_of_other_work()
         if self.connection is None and self.releases_per_transaction:
             return bool(self.settings_dict["AUTOCOMMIT"]) and not self._begins_later
         return super().get_autocommit()
@@ -62,12 +71,43 @@ class TransactionRelease(_Base):
         self.validate_no_atomic_block()
         self.autocommit = autocommit
         self._begins_later = not autocommit
+        self._begun_in = None if autocommit else current_scope()
+        if self._begun_in is not None:
+            self._begun_in.blocks.add(self)
         if autocommit and self.run_commit_hooks_on_set_autocommit_on:
             # A transaction without a statement has been committed.
             self.run_and_clear_commit_hooks()
             self.run_commit_hooks_on_set_autocommit_on = False
 
+    # Whoever closes a connection finds autocommit as the settings want it, next time.
+
+    def close(self) -> None:
+        super().close()
+        if self._begins_later and not self.in_atomic_block:
+            self._begins_later, self.autocommit = False, True
+
+    def close_if_unusable_or_obsolete(self) -> None:
+        super().close_if_unusable_or_obsolete()
+        if self._begins_later and not self.in_atomic_block:
+            self.close()
+
+    def leave_block(self) -> bool:
+        """Forget a transaction without a statement whose work is over; ``False``: that is for another thread to do."""
+        if not self._begins_later or self.connection is not None:
+            return True
+        if self._thread_ident != get_ident():  # type: ignore[attr-defined]
+            return False
+        self.forget_connection()  # type: ignore[attr-defined]
+        return True
+
+    def _leave_block_of_other_work(self) -> None:
+        """The same where this thread has gone on to other work since."""
+        begun_in, scope = self._begun_in, current_scope()
+        if begun_in is not None and not begun_in.contains(scope) and (begun_in.has_ended or scope is not None):
+            self.leave_block()
+
     def ensure_connection(self) -> None:
+        self._leave_block_of_other_work()
         if self._begins_later and self.connection is None:
             self._begin()
         else:
@@ -78,8 +118,10 @@ class TransactionRelease(_Base):
         block = {name: getattr(self, name) for name in _BLOCK}
         self._begins_later = self.in_atomic_block = False
         try:
-            super().ensure_connection()
-            super()._set_autocommit(False)  # type: ignore[misc]
+            with on_behalf_of(self._begun_in):
+                super().ensure_connection()
+            with debug_transaction(self, "BEGIN"):
+                super()._set_autocommit(False)  # type: ignore[misc]
         except BaseException:
             self.close()
             self._begins_later = True
@@ -121,13 +163,18 @@ class TransactionRelease(_Base):
         if lease.is_shared and lease.statement is not None:
             self._previous = (lease.session, lease.session.sent)
 
-    def must_reach_previous(self, lease: Lease) -> None:
-        """The first statement on a lease asks about the one before it.
+    def must_reach_previous(self, lease: Lease, statement: object) -> None:
+        """Before a statement, which may ask about the one before it, or about the last INSERT.
 
         Raises ``PreviousStatementLost`` where that was sent on another session, or others have used this one since.
         """
-        if self._previous is not None and self._previous != (lease.session, lease.session.sent):
+        is_cut_off = lease.statement is None and self._previous != (lease.session, lease.session.sent)
+        if is_cut_off:
+            self._has_last_id = False
+        memory = memory_of(statement)
+        if (is_cut_off and memory.asks_about_previous) or (memory.asks_about_last_id and not self._has_last_id):
             raise PreviousStatementLost(self.alias)
+        self._has_last_id |= memory.sets_last_id
 
 
 @contextmanager

@@ -113,13 +113,13 @@ class PooledDatabaseMixin(TransactionRelease):
         if lease is not None:
             # What receivers of connection_created have done is set-up too.
             lease.session.mark_set_up()
+            lease.statement = None
             scope = current_scope()
             if scope is not None:
                 scope.add(lease)
             if scope is None or lease.pool.options.leak_after is not None:
                 lease.stack = stack_of_caller()
             if lease.is_shared:
-                lease.statement = None
                 lease.is_wanted_back = True
 
     def init_connection_state(self) -> None:

@@ -135,7 +135,7 @@ def use_orm(of_parent: int) -> None:
     assert Account.objects.filter(pk=account.pk).delete()[0] == 1
     assert own_id() == own
     (status,) = pool_status().values()
-    assert (status["out"], status["open"]) == (1, 1)
+    assert (status["out"], status["open"]) == (connection.connection is not None, 1)
 
 
 def be_clean(of_parent: int, *, use: bool) -> None:
@@ -246,6 +246,7 @@ def end_scope(request: Scope, of_parent: int) -> None:
 def unread() -> None:
     """A fork between two rows of an unbuffered result."""
     with state("held") as before:
+        connection.ensure_connection()
         cursor = connection.connection.cursor(SSCursor)
         cursor.execute(MANY_ROWS)
         rows = [cursor.fetchone()]
@@ -386,7 +387,7 @@ def functions(thread: int) -> Iterator[str]:
 
 def locked() -> None:
     """A fork waits for a thread that has a pool's lock; the child has no use for the lock."""
-    own_id()
+    before = own_id()
     (pool,) = registry._pools
     lock, main, held = pool.lock, threading.main_thread().ident, threading.Event()
 
@@ -401,7 +402,7 @@ def locked() -> None:
     held.wait()
     with warnings.catch_warnings():
         ignore_warning_of_threads()
-        pid = fork(partial(use_orm, own_id()))
+        pid = fork(partial(use_orm, before))
     thread.join()
     assert wait(pid) == CODES["_exit"]
 
@@ -458,6 +459,7 @@ def daemon(name: str) -> None:
         else:
             before = stack.enter_context(state("held" if name == "unread" else name))
         if name == "unread":
+            connection.ensure_connection()
             cursor = connection.connection.cursor(SSCursor)
             cursor.execute(MANY_ROWS)
             stack.callback(cursor.close)
