@@ -824,6 +824,7 @@ class TestWaiters:
         assert (status["open"], status["idle"], status["waiting"]) == (2, 2, 0)
         hold_at_once(alias, 2)
 
+    @holds
     def test_what_arrives_while_one_gives_up_is_taken(self, make_alias, monkeypatch):
         wrapper = make_alias(pool={"pool_size": 1, "max_overflow": 0, "timeout": 0})
         pid = backend_pid(wrapper)

@@ -25,7 +25,7 @@ from devtools.lifeline import tied
 from django_mysqlpool import close_pool
 from django_mysqlpool.mysqlpool import house, pressure
 from django_mysqlpool.mysqlpool.house import Chores, housekeeper
-from tests.conftest import DATABASE, eventually
+from tests.conftest import DATABASE, eventually, holds
 from tests.relay import Relay
 from tests.shop.models import Account
 from tests.test_engine import backend_pid, status_of
@@ -54,6 +54,7 @@ class TestTrimming:
         rounds(3)
         assert len(pids_of(observer, wrapper)) == 2
 
+    @holds
     def test_what_is_out_stays(self, make_alias):
         wrapper = make_alias(pool={"pool_size": 3, "idle_timeout": 0})
         pid = backend_pid(wrapper)
@@ -187,6 +188,7 @@ class TestADeadThread:
 
 
 class TestLeaks:
+    @holds
     def test_one_is_logged_once_and_once_more_when_it_is_back(self, make_alias, caplog):
         wrapper = make_alias(pool={"leak_after": 0.01})
         with wrapper.cursor() as cursor:
