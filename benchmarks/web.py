@@ -158,11 +158,15 @@ def measure_beside_streams(server: Server, rounds: int, seconds: int, progress: 
             progress.advance(task)
 
     with TemporaryDirectory() as folder:
-        for _ in range(rounds):
+        for number in range(rounds):
             with served(server, WRAPPED, FIELDS["uvicorn"][WRAPPED], False, Path(folder)) as url:
-                measure_views(alone)
+                # By turns before and after: a process that has served for longer is another one.
+                if number % 2:
+                    measure_views(alone)
                 with idle_streams(url):
                     measure_views(beside)
+                if not number % 2:
+                    measure_views(alone)
     show(results, "uvicorn: requests per second, x of those without streams")
 
 
