@@ -13,8 +13,6 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from django.db import connections
-
 from . import report
 
 if TYPE_CHECKING:
@@ -168,7 +166,6 @@ class Housekeeper:
         thread = threading.current_thread()
         while not self._stop.wait(ROUND) and self._thread is thread and self._has_work(thread):
             self._round()
-        connections.close_all()
 
     def _round(self) -> None:
         with self._lock:  # a pool may be added meanwhile

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import PoolTimeout
 from .faults import Fault, fault_of
 from .queue import SlotPool, TooManyWaiting
+from .statements import kind_of
 
 if TYPE_CHECKING:
     from .lease import Lease
@@ -26,7 +27,6 @@ DEPTH = 40
 #: Holders that are told, those that have held longest.
 TOLD = 10
 _MACHINERY = re.compile(r"[/\\](django_mysqlpool[/\\]mysqlpool|django[/\\](db|utils)|asgiref)[/\\]")
-_KIND = re.compile(r"[\s(]*([a-z]+)", re.IGNORECASE)
 
 #: A checkout's stack, the innermost frame first: no frame, and so no variable, is kept alive by it.
 Stack = tuple[tuple[CodeType, int], ...]
@@ -52,14 +52,6 @@ def _without_machinery(stack: Stack) -> Stack:
     """The stack less the frames of ours and Django's in which the checkout happened."""
     inner = next((n for n, (code, _) in enumerate(stack) if not _MACHINERY.search(code.co_filename)), 0)
     return stack[inner:]
-
-
-def kind_of(statement: object) -> str | None:
-    """A statement's first word, ``SELECT`` for instance: nothing of its values."""
-    if isinstance(statement, (bytes, bytearray)):
-        statement = statement[:40].decode("latin-1")
-    match = _KIND.match(statement) if isinstance(statement, str) else None
-    return match[1].upper() if match else None
 
 
 def told_holder(lease: Lease, now: float) -> str:

@@ -157,6 +157,14 @@ def judge(sql: object) -> Verdict:
     return _judge_text(sql) if len(sql) > LONGEST_REMEMBERED else _judge_remembered(sql)
 
 
+def kind_of(statement: object) -> str | None:
+    """A statement's first word, ``SELECT`` for instance: nothing of its values."""
+    if isinstance(statement, (bytes, bytearray)):
+        statement = statement[:40].decode("latin-1")
+    match = _VERB.match(statement) if isinstance(statement, str) else None
+    return match[1].upper() if match else None
+
+
 def memory_of(sql: object) -> Memory:
     """What a statement has to do with its session's memory of earlier ones."""
     if isinstance(sql, (bytes, bytearray)):

@@ -15,9 +15,8 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.utils import debug_transaction
 
 from .errors import PreviousStatementLost
-from .report import kind_of
 from .scope import Scope, current_scope, on_behalf_of
-from .statements import memory_of
+from .statements import kind_of, memory_of
 
 if TYPE_CHECKING:
     from django.db.backends.mysql.base import DatabaseWrapper as _Base
