@@ -215,8 +215,8 @@ def bare(server: Server, rounds: int, times: int) -> None:
         wrapper.close()
 
     def through_the_pool() -> None:
-        lease, fairy = pool.checkout(wrapper, params)
-        pool.checkin(lease, fairy, wrapper.get_connection_params, discard=False)
+        lease = pool.checkout(wrapper, params)
+        pool.checkin(lease, wrapper.get_connection_params, discard=False)
 
     through_the_engine()
     pool, params = wrapper.pool, wrapper.get_connection_params()

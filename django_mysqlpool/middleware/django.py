@@ -31,15 +31,14 @@ class ConnectionReleaseMiddleware:
             markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
-        return self._respond_async(request) if self.is_async else self._respond(request)
-
-    def _respond(self, request: HttpRequest) -> HttpResponseBase:
+        if self.is_async:
+            return self._respond_async(request)
         with Scope(partial(request_line, request)) as scope:
             try:
                 response: HttpResponseBase = self.get_response(request)
             finally:
                 scope.end()
-        return _with_stream_released(response, request)
+        return _with_stream_released(response, request) if response.streaming else response
 
     async def _respond_async(self, request: HttpRequest) -> HttpResponseBase:
         with Scope(partial(request_line, request)) as scope:

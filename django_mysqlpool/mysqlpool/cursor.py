@@ -94,9 +94,9 @@ class _Watched:
         lease = self._lease
         if lease is None:
             return None
-        if self._connection is not None and self._is_between_statements():
-            lease = self._take_again(lease)
         if lease.is_shared:
+            if lease.is_over and self._connection is not None:
+                lease = self._take_again(lease)
             wrapper = lease.wrapper()
             if wrapper is not None:
                 wrapper.must_reach_previous(lease, statement)
@@ -132,11 +132,11 @@ class _Watched:
             lease.settle()
 
     def _send(self, lease: Lease, verdict: Verdict, send: Any, *args: Any) -> Any:
-        session = lease.session
+        session, statement = lease.session, lease.statement
         try:
             with lease.use:
                 if verdict and not lease.is_over:
-                    session.note(verdict, lease.statement)
+                    session.note(verdict, statement)
                 session.sent += 1
                 try:
                     return send(*args)
@@ -145,8 +145,8 @@ class _Watched:
                         lease.note_error(error)
                     raise
                 finally:
-                    self._may_have_more = _is_several(lease.statement)
-                    lease.is_busy = self._has_unread_rows() or self._may_have_more
+                    self._may_have_more = ";" in statement if type(statement) is str else _is_several(statement)
+                    lease.is_busy = self._result is not None or self._may_have_more  # type: ignore[attr-defined]
                     if not lease.is_over:
                         session.last_used = time.monotonic()
         finally:

@@ -26,7 +26,7 @@ class Abandonable(Protocol):
 
     connection: Any
     use: Any
-    _fairy: Any
+    _lease: Any
 
     def forget_connection(self) -> None: ...
 
@@ -38,8 +38,6 @@ def abandon(pools: Iterable[Pool]) -> None:
             _redirect(session)
             _keep_for_good(session)
             _end_lease(session)
-        for fairy in checkouts(pool):
-            _keep_for_good(fairy)
         pool.abandon()
     for wrapper in connections.all(initialized_only=True):
         if isinstance(wrapper, Abandonable):
@@ -50,17 +48,10 @@ def leave_to_parent(wrapper: Abandonable) -> None:
     """Clear a wrapper of this thread's: what it holds is the parent's."""
     is_unused = wrapper.use.acquire(blocking=False)
     wrapper.use = threading.RLock()  # a thread of the parent's may have held the last one
-    if wrapper._fairy is not None:
+    if wrapper._lease is not None:
         if is_unused:
             _close(wrapper.connection)
         wrapper.forget_connection()
-
-
-def checkouts(pool: Pool) -> list[Any]:
-    """SQLAlchemy's proxies for what is out: to drop one is to give its connection back."""
-    records = [session.record for session in tuple(pool.sessions)]
-    references = [record.fairy_ref for record in records if record is not None]
-    return [reference() for reference in references if reference is not None]
 
 
 def _end_lease(session: Session) -> None:

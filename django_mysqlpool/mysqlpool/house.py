@@ -124,12 +124,9 @@ class Housekeeper:
         #: Re-entrant: the garbage collector may end a generator of the user's here, which asks for a connection.
         self._lock = threading.RLock()
         self._pools: weakref.WeakKeyDictionary[Pool, Chores] = weakref.WeakKeyDictionary()
-        self._thread: threading.Thread | None = None
+        #: Its own; ``None``: it is not at work.
+        self.thread: threading.Thread | None = None
         self._stop = threading.Event()
-
-    @property
-    def is_running(self) -> bool:
-        return self._thread is not None
 
     @property
     def has_pools(self) -> bool:
@@ -145,26 +142,26 @@ class Housekeeper:
     def start(self) -> None:
         """Start the thread if it is not running."""
         with self._lock:
-            if self._thread is not None:
+            if self.thread is not None:
                 return
             self._stop.clear()
-            self._thread = threading.Thread(target=self._run, name="mysqlpool-housekeeper", daemon=True)
+            self.thread = threading.Thread(target=self._run, name="mysqlpool-housekeeper", daemon=True)
             try:
-                self._thread.start()
+                self.thread.start()
             except RuntimeError:  # the interpreter is ending
-                self._thread = None
+                self.thread = None
 
     def stop(self, patience: float | None = None) -> None:
         """End the thread, waiting at most ``patience`` seconds for what it is doing; a checkout starts a new one."""
         with self._lock:
-            thread, self._thread = self._thread, None
+            thread, self.thread = self.thread, None
             self._stop.set()
         if thread is not None and thread is not threading.current_thread():
             thread.join(patience)
 
     def _run(self) -> None:
         thread = threading.current_thread()
-        while not self._stop.wait(ROUND) and self._thread is thread and self._has_work(thread):
+        while not self._stop.wait(ROUND) and self.thread is thread and self._has_work(thread):
             self._round()
 
     def _round(self) -> None:
@@ -181,11 +178,11 @@ class Housekeeper:
         if self._is_any_open():
             return True
         with self._lock:
-            if self._thread is thread:
+            if self.thread is thread:
                 # First this and then another look: a checkout looks at it after its connection has been opened.
-                self._thread = None
+                self.thread = None
                 if self._is_any_open():
-                    self._thread = thread
+                    self.thread = thread
                     return True
         return False
 

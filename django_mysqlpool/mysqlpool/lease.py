@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 if TYPE_CHECKING:
-    import weakref
-
     from .pool import Pool
     from .report import Stack
     from .scope import Scope
     from .session import Session
     from .wrapper import PooledDatabaseMixin
+
+
+class WrapperReference(ref["PooledDatabaseMixin"]):
+    """A wrapper, as long as it exists, and the lease that it has."""
+
+    lease: Lease | None = None
+
+
+def wrapper_is_gone(reference: WrapperReference) -> None:
+    """A wrapper was dropped without being closed."""
+    if reference.lease is not None:
+        reference.lease.pool.take_from_nobody(reference.lease)
 
 
 class Lease:
@@ -23,66 +34,42 @@ class Lease:
     closed is found by the garbage collector.
     """
 
-    __slots__ = (
-        "alias",
-        "is_busy",
-        "is_lost",
-        "is_over",
-        "is_pinned",
-        "is_reported",
-        "is_shared",
-        "is_wanted_back",
-        "pool",
-        "scope",
-        "session",
-        "since",
-        "stack",
-        "statement",
-        "thread",
-        "use",
-        "wrapper",
-    )
+    scope: Scope | None = None
+    #: Where the checkout happened, if it was in no scope, or the pool's ``leak_after`` asks for it.
+    stack: Stack | None = None
+    #: The last statement's template, for the kind of statement that it is.
+    statement: object = None
+    #: It has been logged that it was out for longer than ``leak_after``.
+    is_reported = False
+    #: The connection is of no more use: it is closed at its checkin, or before the next statement.
+    is_lost = False
+    #: A cursor has been made and not yet used, or has rows that are still with the server.
+    is_busy = False
+    #: It stays with its thread between statements, though it is wanted back; it has been counted.
+    is_pinned = False
+    #: The holder gives it back when it is done with what it is doing: its scope has ended, or it ``is_shared``.
+    is_wanted_back = False
+    #: The connection has been given back; cursors of this lease are closed.
+    is_over = False
 
-    def __init__(
-        self,
-        pool: Pool,
-        session: Session,
-        alias: str,
-        wrapper: weakref.ref[PooledDatabaseMixin],
-        use: threading.RLock,
-    ) -> None:
+    def __init__(self, pool: Pool, session: Session, entry: Any, wrapper: PooledDatabaseMixin) -> None:
         self.pool = pool
         self.session = session
-        self.alias = alias
-        self.wrapper = wrapper
+        #: SQLAlchemy's of its pool: what is to be returned.
+        self.entry = entry
+        self.alias = wrapper.alias
+        self.wrapper = wrapper.reference
         #: Held by the holder while it does anything with the connection; whoever else wants it back must hold it too.
-        self.use = use
+        self.use = wrapper.use
         self.thread = threading.current_thread()
         #: ``time.monotonic()``
         self.since = time.monotonic()
-        self.scope: Scope | None = None
-        #: Where the checkout happened, if it was in no scope, or the pool's ``leak_after`` asks for it.
-        self.stack: Stack | None = None
-        #: The last statement's template, for the kind of statement that it is.
-        self.statement: object = None
-        #: It has been logged that it was out for longer than ``leak_after``.
-        self.is_reported = False
-        #: The connection is of no more use: it is closed at its checkin, or before the next statement.
-        self.is_lost = False
-        #: A cursor has been made and not yet used, or has rows that are still with the server.
-        self.is_busy = False
         #: ``release`` is "transaction".
         self.is_shared = pool.options.release == "transaction"
-        #: It stays with its thread between statements, though it is wanted back; it has been counted.
-        self.is_pinned = False
-        #: The holder gives it back when it is done with what it is doing: its scope has ended, or it ``is_shared``.
-        self.is_wanted_back = False
-        #: The connection has been given back; cursors of this lease are closed.
-        self.is_over = False
 
     def is_of_this_thread_or_a_dead_one(self) -> bool:
         """Whether nobody else can be in the middle of using it."""
-        return self.thread is threading.current_thread() or not self.thread.is_alive()
+        return self.thread.ident == threading.get_ident() or not self.thread.is_alive()
 
     def note_error(self, error: Exception) -> None:
         """The driver has raised this for a statement of the holder's."""

@@ -90,6 +90,8 @@ class Pool:
         self._pool = options.pool_class(self._create, dialect=farewell, **options.arguments)  # type: ignore[arg-type]
         #: The pool, where its class is ours.
         self.slots = slots = self._pool if isinstance(self._pool, SlotPool) else None
+        #: The same, where it is its slots that are lent, and not SQLAlchemy's proxies of connections.
+        self._lender = slots if slots is not None and not slots.lends_proxies else None
         #: Seconds that a checkout may take.
         self.timeout: float = getattr(self._pool, "_timeout", math.inf)
         self._asks = slots.asks if slots else Asks()
@@ -100,34 +102,57 @@ class Pool:
         if slots:
             slots.is_fit = self._is_fit
             slots.reclaim = self.reclaim
-            slots.on_return = self._on_checkin
         else:
             event.listen(self._pool, "checkout", self._before_lending)
-            event.listen(self._pool, "checkin", self._on_checkin)
 
     def __repr__(self) -> str:
         return f"<Pool {self.name}: {self.status()}>"
 
     # Checkout
 
-    def checkout(self, wrapper: PooledDatabaseMixin, params: dict[str, Any]) -> tuple[Lease, Any]:
+    def checkout(self, wrapper: PooledDatabaseMixin, params: dict[str, Any]) -> Lease:
         """Lend a live connection to ``wrapper``; where a new one is needed, ``wrapper`` opens it with ``params``.
-
-        With the lease comes SQLAlchemy's proxy, to be kept and returned with it: losing the last reference to that one is
-        an implicit, and unclean, checkin.
 
         Raises ``PoolTimeout`` where none comes free in time, and the driver's error where the server refuses a new one.
         """
-        fairy = self._ask(Request(wrapper, params, self.timeout))
-        session: Session = fairy.dbapi_connection.mysqlpool_session
-        session.lease = lease = Lease(self, session, wrapper.alias, wrapper.reference, wrapper.use)
+        entry = self._lend_fresh()
+        if entry is None:
+            entry = self._ask(Request(wrapper, params, self.timeout))
+        session: Session = entry.dbapi_connection.mysqlpool_session
+        session.lease = wrapper.reference.lease = lease = Lease(self, session, entry, wrapper)
         self.is_in_use = True
-        if not housekeeper.is_running:
+        if housekeeper.thread is None:
             housekeeper.look_after(self)
-        return lease, fairy
+        return lease
+
+    def _lend_fresh(self) -> Any:
+        """A connection that is idle, and fit for all that can be known without asking the server."""
+        slot = None if self._lender is None else self._lender.lend_idle()
+        if self._lender is None or slot is None:
+            return None
+        is_fresh = False
+        try:
+            connection: Any = slot.dbapi_connection
+            if connection is not None:
+                session: Session = connection.mysqlpool_session
+                is_fresh = session.generation == self.generation and session.is_fresh(
+                    self.lifetime, self.options.ping_after, time.monotonic()
+                )
+        finally:
+            if not is_fresh:
+                self._lender.take_back(slot)
+        return slot if is_fresh else None
+
+    def _return(self, entry: Any, *, is_fit: bool) -> None:
+        if self._lender is not None:
+            self._lender.take_back(entry, is_fit=is_fit)
+        elif is_fit:
+            entry.close()
+        else:
+            entry.invalidate()
 
     def _ask(self, asking: Request) -> Any:
-        """SQLAlchemy's proxy.
+        """SQLAlchemy's entry of the pool for a connection: the slot, or a proxy.
 
         The request may stand in another one of this thread's: the garbage collector runs a user's code wherever it likes.
         """
@@ -143,7 +168,7 @@ class Pool:
         alias = asking.wrapper.alias
         while True:
             try:
-                return self._pool.connect()
+                return self._pool.connect() if self._lender is None else self._lender.lend()
             except (SlotTimeout, TooManyWaiting, sqlalchemy.exc.TimeoutError) as error:
                 raise self._timeout(asking, error) from None
             except sqlalchemy.exc.InvalidRequestError as error:
@@ -264,7 +289,7 @@ class Pool:
         asking = Request(wrapper, wrapper.get_connection_params(), self.timeout)
         asking.only_new = True
         try:
-            self._ask(asking).close()
+            self._return(self._ask(asking), is_fit=True)
         except PoolTimeout:
             return False
         return True
@@ -298,7 +323,7 @@ class Pool:
 
     # Checkin
 
-    def checkin(self, lease: Lease, fairy: Any, params: Callable[[], dict[str, Any]], *, discard: bool) -> None:
+    def checkin(self, lease: Lease, params: Callable[[], dict[str, Any]], *, discard: bool) -> None:
         """Take a connection back, clean; or close it: where ``discard`` says so or it can't be cleaned.
 
         ``params`` is called for the connection parameters if they are needed. Never raises: whoever gives a connection
@@ -306,7 +331,12 @@ class Pool:
         """
         session = lease.session
         keep = False
-        if not (discard or lease.is_lost or session.generation != self.generation or self._must_yield(session)):
+        if not (
+            discard
+            or lease.is_lost
+            or session.generation != self.generation
+            or (self.pressure.until and self._must_yield(session))
+        ):
             try:
                 keep = self._clean(session, params)
             except Exception as error:
@@ -314,15 +344,13 @@ class Pool:
                 if fault_of(error) is Fault.FULL:  # at its account's limit even change_user is refused
                     self.pressure.rise()
         self._end_lease(session, keep_in_scope=discard)
-        if keep:
-            fairy.close()
-        else:
-            fairy.invalidate()
+        self._return(lease.entry, is_fit=keep)
 
     def _end_lease(self, session: Session, *, keep_in_scope: bool = False) -> Lease | None:
         lease, session.lease = session.lease, None
         if lease is not None:
             lease.is_over = True
+            lease.wrapper.lease = None
             if lease.is_reported:
                 report.leak_has_ended(lease)
             # Closed inside atomic(), a wrapper stays in that block: its scope has still to end it.
@@ -405,16 +433,14 @@ class Pool:
         if lease.scope is None:
             report.forgotten(lease)
 
-    def _on_checkin(self, connection: Any, record: Any) -> None:
-        """Close what comes back without a checkin: its wrapper was dropped, and the garbage collector found it."""
-        if connection is None or connection.mysqlpool_session.lease is None or os.getpid() != self._pid:
+    def take_from_nobody(self, lease: Lease) -> None:
+        """Close what a wrapper had that was dropped without being closed; it may be the garbage collector that calls."""
+        # Of a parent's nothing is closed here, and nobody has forgotten what a thread still held when the process ended.
+        if os.getpid() != self._pid or sys.is_finalizing():
             return
-        if sys.is_finalizing():  # nobody has forgotten what a thread still held when the process ended
-            return
-        lease = self._end_lease(connection.mysqlpool_session)
-        if lease is not None:
-            self._tell_lost(lease)
-            record.invalidate()
+        self._end_lease(lease.session)
+        self._tell_lost(lease)
+        self._return(lease.entry, is_fit=False)
 
     def close(self) -> None:
         """Close what is idle now, and what is out at its checkin; the pool opens new connections as they are needed."""

@@ -27,7 +27,8 @@ class Pressure:
     """What a pool knows about it: from refusals of its own, and from a look at the server's counts."""
 
     def __init__(self) -> None:
-        self._until = 0.0
+        #: ``time.monotonic()``; 0: there has been none.
+        self.until = 0.0
         self._next_turn = 0.0
         self._refusals: int | None = None
 
@@ -36,18 +37,16 @@ class Pressure:
 
     def rise(self) -> None:
         """There is a sign of it."""
-        self._until = time.monotonic() + LASTS
+        self.until = time.monotonic() + LASTS
 
     @property
     def is_high(self) -> bool:
-        return time.monotonic() < self._until
+        return time.monotonic() < self.until
 
     def wants_turn_of(self, born: float) -> bool:
         """Whether a connection that was opened at ``born`` is to be given up for a neighbour now."""
-        if not self._until:
-            return False
         now = time.monotonic()
-        if now >= self._until or now < self._next_turn or now - born < TURN:
+        if now >= self.until or now < self._next_turn or now - born < TURN:
             return False
         self._next_turn = now + TURN
         return True

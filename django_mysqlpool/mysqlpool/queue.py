@@ -104,10 +104,11 @@ class SlotPool(Pool):
         #: The slot that a closed gate has let through.
         self._attempt: _ConnectionRecord | None = None
         self.asks = Asks()
+        told = self.dispatch
+        #: Somebody listens for what only SQLAlchemy's own proxies of connections tell: they are to be lent.
+        self.lends_proxies = any((told.checkout, told.checkin, told.reset, self._should_log_debug()))
         #: Asked, outside the lock, whether an idle connection may be lent; where not, its slot gets a new one.
         self.is_fit: Callable[[Any], bool] = lambda _connection: True
-        #: Called, outside the lock, with each connection that comes back, and its record.
-        self.on_return: Callable[[Any, Any], None] = lambda _connection, _record: None
         #: Called, outside the lock, by a thread that waits, every second.
         self.reclaim: Callable[[], None] = lambda: None
 
@@ -162,6 +163,34 @@ class SlotPool(Pool):
         if self.cap is not None:
             self._empty.append(slot)
 
+    def lend(self) -> _ConnectionRecord:
+        """A slot with a connection, to be given to ``take_back()``; SQLAlchemy's ``connect()`` without its proxy."""
+        slot = self._do_get()
+        try:
+            slot.get_connection()
+        except BaseException:
+            self.take_back(slot, is_fit=False)
+            raise
+        return slot
+
+    def lend_idle(self) -> _ConnectionRecord | None:
+        """The slot that is next, if its connection is idle and nobody waits."""
+        with self.lock:
+            if self._waiters or not self._idle:
+                return None
+            return (self._idle.pop() if self.use_lifo else self._idle.popleft())[0]
+
+    def take_back(self, slot: _ConnectionRecord, *, is_fit: bool = True) -> None:
+        """Have a slot again; without its connection, closed, where that is not ``is_fit``."""
+        try:
+            if not is_fit:
+                slot.invalidate()
+        finally:
+            with self.lock:
+                self._put(slot)
+                if self._waiters:
+                    self._serve()
+
     # SQLAlchemy calls these two; whatever it then does with the connection happens outside the lock.
 
     def _do_get(self) -> _ConnectionRecord:
@@ -204,11 +233,7 @@ class SlotPool(Pool):
         return waiter
 
     def _do_return_conn(self, record: Any) -> None:
-        if record.dbapi_connection is not None:
-            self.on_return(record.dbapi_connection, record)
-        with self.lock:
-            self._put(record)
-            self._serve()
+        self.take_back(record)
 
     def _wait(self, waiter: _Waiter, deadline: float) -> _ConnectionRecord:
         try:

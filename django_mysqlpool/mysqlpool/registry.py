@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import connections
 
 from . import house
-from .forks import abandon, checkouts
+from .forks import abandon
 from .options import PoolOptions
 from .pool import Pool
 
@@ -25,8 +25,8 @@ _lock = threading.RLock()
 #: The process that the pools are of.
 _pid = os.getpid()
 _noticing = threading.Lock()
-# During a fork: the pools whose lock is held, and the checkouts that must not be dropped meanwhile.
-_held_for_fork: list[tuple[Pool, list[Any]]] = []
+# During a fork: the pools whose lock is held.
+_held_for_fork: list[Pool] = []
 
 
 def pool_for(wrapper: PooledDatabaseMixin, params: Mapping[str, Any], options: PoolOptions) -> Pool:
@@ -126,20 +126,16 @@ def notice_fork() -> None:
 
 
 def _before_fork() -> None:
-    """Have no pool forked in the middle of a decision: a lock that another thread holds stays locked in the child.
-
-    Nor may a checkout of another thread's be dropped in the child before its hook has run, as the garbage collector may:
-    SQLAlchemy would give it back, and that may be a farewell to the parent's server.
-    """
+    """Have no pool forked in the middle of a decision: a lock that another thread holds stays locked in the child."""
     house.before_fork()
     _lock.acquire()
     for pool in _pools:
         pool.hold_for_fork()
-        _held_for_fork.append((pool, checkouts(pool)))
+        _held_for_fork.append(pool)
 
 
 def _after_fork_in_parent() -> None:
-    for pool, _ in _held_for_fork:
+    for pool in _held_for_fork:
         pool.release_after_fork()
     _lock.release()
     _held_for_fork.clear()

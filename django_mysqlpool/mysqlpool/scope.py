@@ -69,13 +69,17 @@ class Scope:
         """Count a lease in; what is taken after the end is wanted back as soon as it is idle."""
         lease.scope = self
         lease.is_wanted_back = self.has_ended
-        for scope in self._with_parents():
+        scope: Scope | None = self
+        while scope is not None:
             scope.leases.add(lease)
+            scope = scope.parent
 
     def discard(self, lease: Lease) -> None:
         """The lease is over."""
-        for scope in self._with_parents():
+        scope: Scope | None = self
+        while scope is not None:
             scope.leases.discard(lease)
+            scope = scope.parent
 
     def _with_parents(self) -> Iterator[Scope]:
         scope: Scope | None = self

@@ -119,6 +119,15 @@ class Session:
         """Whether it has lived for ``lifetime`` seconds, less its jitter; ``now`` is ``time.monotonic()``."""
         return now - self.born > lifetime * self.jitter
 
+    def is_fresh(self, lifetime: float, ping_after: float, now: float) -> bool:
+        """Whether it lives, and may for longer, for all that can be known without asking the server."""
+        return not (
+            self.is_suspect
+            or now - self.last_used > ping_after
+            or now - self.born > lifetime * self.jitter
+            or self._poll.poll(0)
+        )
+
     def is_alive(self, ping_after: float, now: float, patience: float = PING_PATIENCE) -> bool:
         """Whether the server still listens; without a round trip where it was used ``ping_after`` seconds ago or later.
 

@@ -58,7 +58,8 @@ class TransactionRelease(_Base):
     # A transaction begins with its first statement.
 
     def get_autocommit(self) -> bool:
-        self._leave_block_of_other_work()
+        if self._begun_in is not None:
+            self._leave_block_of_other_work()
         if self.connection is None and self.releases_per_transaction:
             return bool(self.settings_dict["AUTOCOMMIT"]) and not self._begins_later
         return super().get_autocommit()
@@ -106,7 +107,8 @@ class TransactionRelease(_Base):
             self.leave_block()
 
     def ensure_connection(self) -> None:
-        self._leave_block_of_other_work()
+        if self._begun_in is not None:
+            self._leave_block_of_other_work()
         if self._begins_later and self.connection is None:
             self._begin()
         else:
@@ -159,7 +161,7 @@ class TransactionRelease(_Base):
 
     def remember_session(self, lease: Lease) -> None:
         """The lease ends: the next statement may ask about its last one."""
-        if lease.is_shared and lease.statement is not None:
+        if lease.statement is not None:
             self._previous = (lease.session, lease.session.sent)
 
     def must_reach_previous(self, lease: Lease, statement: object) -> None:

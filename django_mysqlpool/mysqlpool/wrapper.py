@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS
 from django.db.backends.base.base import NO_DB_ALIAS
+from django.db.backends.signals import connection_created
 from django.utils.functional import cached_property
 from MySQLdb.cursors import Cursor
 
 from .cursor import watched
 from .forks import leave_to_parent
-from .lease import Lease
+from .lease import Lease, WrapperReference, wrapper_is_gone
 from .options import pool_options
 from .pool import Pool
 from .registry import notice_fork, pool_for
@@ -29,6 +29,12 @@ from .transactions import TransactionRelease
 
 #: Seconds since the last statement after which the connection is looked at before the next one.
 LOOK_AGAIN_AFTER = 1.0
+
+
+#: What Django calls to connect; a class that overrides one of these wants to be asked each time.
+_SEAMS = frozenset(
+    "check_settings connect get_connection_params get_new_connection init_connection_state set_autocommit".split()
+)
 
 
 class PooledDatabaseMixin(TransactionRelease):
@@ -42,15 +48,23 @@ class PooledDatabaseMixin(TransactionRelease):
     ``ImproperlyConfigured`` is raised when a wrapper is made for an alias whose pool options are wrong.
     """
 
+    _is_plain = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        others = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in {"django", "django_mysqlpool"}]
+        cls._is_plain = all(_SEAMS.isdisjoint(vars(other)) for other in others)
+
     def __init__(self, settings_dict: dict[str, Any], alias: str = DEFAULT_DB_ALIAS) -> None:
         super().__init__(settings_dict, alias)
         #: ``None``: not pooled, as is Django's connection without a database, which creates and drops test databases.
         self.pool_options = None if alias == NO_DB_ALIAS else pool_options(alias, self.settings_dict)
         #: Held while anything is done with the connection.
         self.use = threading.RLock()
-        self.reference = weakref.ref(self)
+        self.reference = WrapperReference(self, wrapper_is_gone)
         self._lease: Lease | None = None
-        self._fairy: Any = None
+        self._is_parked = False
+        self._settings_then: dict[str, Any] | None = None
         self._bound: tuple[tuple[Any, ...], Pool] | None = None
         self._known_facts: dict[str, Any] | None = None
         self._is_connecting = False
@@ -89,10 +103,15 @@ class PooledDatabaseMixin(TransactionRelease):
         if self.pool_options is None:
             return super().get_new_connection(conn_params)
         pool = self._pool_for(conn_params)
-        self._lease, self._fairy = pool.checkout(self, conn_params)
+        if self._lease is None:
+            self._check_out(pool, conn_params)
+        assert self._lease is not None
+        return self._lease.session.connection
+
+    def _check_out(self, pool: Pool, conn_params: dict[str, Any]) -> None:
+        self._lease = pool.checkout(self, conn_params)
         if self._known_facts is not pool.server_facts:
             self._forget_server()
-        return self._lease.session.connection
 
     def open_connection(self, conn_params: dict[str, Any]) -> Any:
         """A connection of the driver's, for the pool."""
@@ -101,7 +120,9 @@ class PooledDatabaseMixin(TransactionRelease):
     def connect(self) -> None:
         self._is_connecting = self.pool_options is not None
         try:
-            super().connect()
+            if not (self._is_parked and self._resume()):
+                super().connect()
+                self._settings_then = _copied(self.settings_dict)
         except BaseException:
             # A session that could not be set up is nobody's; Django would keep it.
             if self._lease is not None:
@@ -122,6 +143,29 @@ class PooledDatabaseMixin(TransactionRelease):
             if lease.is_shared:
                 lease.is_wanted_back = True
 
+    def _resume(self) -> bool:
+        """Take a connection where Django's ``connect()`` would change nothing else; ``False``: it is to do the rest.
+
+        That is where nothing has been done to this wrapper since it gave a connection back, its settings are what they
+        were, nobody listens for new connections, no class but Django's and ours has a say in it, and the session is set up.
+        """
+        self._is_parked = False
+        if not self._is_plain or connection_created.receivers or self._settings_then != self.settings_dict:
+            return False
+        assert self._bound is not None
+        (conn_params, _, autocommit), pool = self._bound
+        if pool.is_abandoned:
+            return False
+        self._check_out(pool, conn_params)
+        assert self._lease is not None
+        session = self._lease.session
+        if not session.is_set_up or session.connection.get_autocommit() != autocommit:
+            return False
+        self.errors_occurred = False
+        self.health_check_done = True
+        self.connection = session.connection
+        return True
+
     def init_connection_state(self) -> None:
         if self._lease is None or not self._lease.session.is_set_up:
             super().init_connection_state()
@@ -138,6 +182,8 @@ class PooledDatabaseMixin(TransactionRelease):
                 self._leave_other_work(lease)
             if lease.is_lost or time.monotonic() - lease.session.last_used > LOOK_AGAIN_AFTER:
                 self._look_again(lease)
+            if self._lease is lease and self.connection is not None:
+                return
         super().ensure_connection()
 
     def _look_again(self, lease: Lease) -> None:
@@ -219,16 +265,16 @@ class PooledDatabaseMixin(TransactionRelease):
 
     def _close(self) -> None:
         with self.use:
-            lease, fairy = self._lease, self._fairy
-            self._lease = self._fairy = None
+            lease, self._lease = self._lease, None
             if lease is None:
                 super()._close()  # type: ignore[misc]
                 return
             if self.errors_occurred:
                 lease.session.is_suspect = True
-            self.remember_session(lease)
+            if lease.is_shared:
+                self.remember_session(lease)
             # Inside atomic() Django keeps its reference to the closed connection; nobody else may be lent that one.
-            lease.pool.checkin(lease, fairy, self.get_connection_params, discard=self.in_atomic_block)
+            lease.pool.checkin(lease, self.get_connection_params, discard=self.in_atomic_block)
 
     def give_back(self) -> None:
         """End the use of the connection, whatever state it was left in; what was left open is rolled back."""
@@ -279,7 +325,8 @@ class PooledDatabaseMixin(TransactionRelease):
 
     def forget_connection(self) -> None:
         """Be as if this wrapper had never connected; the connection itself is somebody else's to see to."""
-        self._lease = self._fairy = None
+        self._lease = None
+        self._is_parked = True
         self.connection = None
         self.in_atomic_block = False
         self.savepoint_ids = []
@@ -326,3 +373,8 @@ class PooledDatabaseMixin(TransactionRelease):
             if any(isinstance(vars(cls).get(name), cached_property) for cls in base):
                 del self.__dict__[name]
         self.features = self.features_class(self)
+
+
+def _copied(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings to compare with later, when they may have been changed in their place."""
+    return {**settings, "OPTIONS": {**settings["OPTIONS"]}}
