@@ -11,12 +11,12 @@ from .statements import Verdict, judge
 
 
 @cache
-def watched(cursor_class: type) -> type:
-    """A cursor class like ``cursor_class`` that is watched.
+def watched(cursor_class: type, *mixins: type) -> type:
+    """A cursor class like ``cursor_class``, with the ``mixins`` of its driver, that is watched.
 
     Given to the driver as its ``cursorclass``, it sees Django's statements and those of raw cursors alike.
     """
-    return type(f"Watched{cursor_class.__name__}", (_Watched, cursor_class), {})
+    return type(f"Watched{cursor_class.__name__}", (_Watched, *mixins, cursor_class), {})
 
 
 def _is_several(statement: object) -> bool:
@@ -30,6 +30,8 @@ class _Watched:
     _connection: Any = None
     _lease: Lease | None = None
     _is_judged = False
+    #: The driver's own code is at work, and may call the methods here.
+    _is_inside = False
     _may_have_more = False
 
     @property
@@ -71,6 +73,8 @@ class _Watched:
         return self._send(lease, Verdict.DIRTY, super().callproc, procname, args)  # type: ignore[misc]
 
     def nextset(self) -> Any:
+        if self._is_inside:
+            return super().nextset()  # type: ignore[misc]
         if self._connection is not None and self._is_between_statements():
             return None  # what has more results is not given back
         lease = self._lease
@@ -79,15 +83,16 @@ class _Watched:
         try:
             with lease.use:
                 more = super().nextset()  # type: ignore[misc]
-                lease.is_busy = self._has_unread_rows() or bool(more and self._may_have_more)
+                lease.is_busy = self._has_unread_rows(lease) or bool(more and self._may_have_more)
                 return more
         finally:
             if lease.is_wanted_back:
                 lease.settle()
 
-    def _has_unread_rows(self) -> bool:
+    def _has_unread_rows(self, lease: Lease) -> bool:
         """An unbuffered cursor reads its rows from the server while they are fetched."""
-        return self._result is not None  # type: ignore[attr-defined]
+        result = self._result  # type: ignore[attr-defined]
+        return result is not None and lease.session.driver.has_unread_rows(result)
 
     def _lease_for(self, statement: object) -> Lease | None:
         """The lease to send a statement on; ``None`` where the connection is not pooled."""
@@ -140,13 +145,14 @@ class _Watched:
                 session.sent += 1
                 try:
                     return send(*args)
-                except Exception as error:
+                except BaseException as error:
                     if not lease.is_over:
                         lease.note_error(error)
                     raise
                 finally:
                     self._may_have_more = ";" in statement if type(statement) is str else _is_several(statement)
-                    lease.is_busy = self._result is not None or self._may_have_more  # type: ignore[attr-defined]
+                    result = self._result  # type: ignore[attr-defined]
+                    lease.is_busy = self._may_have_more or (result is not None and session.driver.has_unread_rows(result))
                     if not lease.is_over:
                         session.last_used = time.monotonic()
         finally:

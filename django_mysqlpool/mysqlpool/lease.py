@@ -69,11 +69,22 @@ class Lease:
 
     def is_of_this_thread_or_a_dead_one(self) -> bool:
         """Whether nobody else can be in the middle of using it."""
-        return self.thread.ident == threading.get_ident() or not self.thread.is_alive()
+        return self.thread.ident == threading.get_ident() or self.is_of_a_dead_thread()
 
-    def note_error(self, error: Exception) -> None:
-        """The driver has raised this for a statement of the holder's."""
-        self.pool.note_error(self, error)
+    def is_of_a_dead_thread(self) -> bool:
+        """Whether its holder has ended without giving it back."""
+        if isinstance(self.thread, threading._DummyThread):
+            # A greenlet's, or that of a thread which Python did not start: it always says that it is alive, or raises.
+            return self.thread not in threading.enumerate()
+        return not self.thread.is_alive()
+
+    def note_error(self, error: BaseException) -> None:
+        """A statement of the holder's has ended with this: the driver's error, or an interrupt."""
+        if isinstance(error, Exception):
+            self.pool.note_error(self, error)
+        else:
+            # gevent's Timeout, say, in the middle of sending or reading: nobody knows where the two sides are.
+            self.is_lost = True
 
     def settle(self) -> None:
         """The holder is done with a statement or a transaction: give the connection back if it is wanted back."""

@@ -29,7 +29,7 @@ from .lease import Lease
 from .options import PoolOptions
 from .pressure import PAUSE_AFTER_TURN, Pressure
 from .queue import Asking, Asks, SlotPool, SlotTimeout, TooManyWaiting
-from .session import PING_PATIENCE, Farewell, Session, can_reset
+from .session import PING_PATIENCE, Farewell, Session
 from .statements import Verdict
 from .transit import PATIENCE as PATIENCE_AT_FORK
 from .transit import Transit
@@ -210,7 +210,7 @@ class Pool:
         except Exception as error:
             self._note_connect_error(error, asking.wrapper, params["connect_timeout"])
             raise
-        session = Session(connection, record, generation)
+        session = Session(connection, record, generation, asking.wrapper.driver)
         try:
             self._note_server_version(connection.get_server_info())
             self.sessions.add(session)
@@ -331,20 +331,20 @@ class Pool:
         """
         session = lease.session
         keep = False
-        if not (
-            discard
-            or lease.is_lost
-            or session.generation != self.generation
-            or (self.pressure.until and self._must_yield(session))
-        ):
-            try:
-                keep = self._clean(session, params)
-            except Exception as error:
-                logger.info("Pool %s: a connection could not be cleaned and is closed: %s", self.name, error)
-                if fault_of(error) is Fault.FULL:  # at its account's limit even change_user is refused
-                    self.pressure.rise()
-        self._end_lease(session, keep_in_scope=discard)
-        self._return(lease.entry, is_fit=keep)
+        try:
+            keep = (
+                not (discard or lease.is_lost)
+                and session.generation == self.generation
+                and not (self.pressure.until and self._must_yield(session))
+                and self._clean(session, params)
+            )
+        except Exception as error:
+            logger.info("Pool %s: a connection could not be cleaned and is closed: %s", self.name, error)
+            if fault_of(error) is Fault.FULL:  # at its account's limit even change_user is refused
+                self.pressure.rise()
+        finally:  # after an interrupt too, such as gevent's Timeout
+            self._end_lease(session, keep_in_scope=discard)
+            self._return(lease.entry, is_fit=keep)
 
     def _end_lease(self, session: Session, *, keep_in_scope: bool = False) -> Lease | None:
         lease, session.lease = session.lease, None
@@ -362,8 +362,7 @@ class Pool:
         always = self.options.reset == "always"
         if not session.verdict and not always:
             return session.clean(None, always_reset=False)
-        values = params()
-        return session.clean(values if can_reset(values) else None, always_reset=always)
+        return session.clean(params(), always_reset=always)
 
     def _must_yield(self, session: Session) -> bool:
         """Whether the server's full house demands that a neighbour gets a turn."""
@@ -376,6 +375,8 @@ class Pool:
     def note_error(self, lease: Lease, error: Exception) -> None:
         """A statement has failed: decide whether the connection, or all of them, are of further use."""
         fault = fault_of(error, asked_for_read_only=self._may_be_read_only(lease))
+        if not lease.session.connection.open:  # PyMySQL closes one that it has lost track of
+            fault = Fault.LOST
         told = self._ask_hook(error, lease.alias)
         if told is False or (told is None and fault not in (Fault.LOST, Fault.READ_ONLY)):
             return
@@ -406,7 +407,7 @@ class Pool:
     def reclaim(self, *, spare: threading.Thread | None = None) -> None:
         """Take back what threads that have ended left out, but for the thread to ``spare``."""
         for lease in self.leases():
-            if lease.thread is spare or lease.thread.is_alive():
+            if lease.thread is spare or not lease.is_of_a_dead_thread():
                 continue
             wrapper = lease.wrapper()
             # Another thread may be doing the same: the housekeeper, or one that waits.

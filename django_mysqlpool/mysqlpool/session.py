@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import os
 import random
-import select
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.pool.base import _ConnDialect
 
+from .sockets import glance, identity, is_readable
 from .statements import Verdict
 
 if TYPE_CHECKING:
+    from .driver import Driver, Rows
     from .lease import Lease
 
 #: The shortest and the longest life of a connection, as parts of ``recycle``: made together, they don't die together.
@@ -39,6 +40,7 @@ class Session:
         "connection",
         "descriptor",
         "dirtied_by",
+        "driver",
         "generation",
         "is_set_up",
         "is_suspect",
@@ -50,8 +52,9 @@ class Session:
         "verdict",
     )
 
-    def __init__(self, connection: Any, record: Any, generation: int) -> None:
+    def __init__(self, connection: Any, record: Any, generation: int, driver: Driver) -> None:
         self.connection = connection
+        self.driver = driver
         #: SQLAlchemy's, which the connection is in.
         self.record = record
         #: Of its pool when it was opened; ``close_pool()`` begins a new one.
@@ -72,12 +75,11 @@ class Session:
         self.sent = 0
         self.jitter = random.uniform(*JITTER)
         #: Of its socket. The driver does not tell it while another thread uses the connection, as one may during a fork.
-        self.descriptor: int = connection.fileno()
+        self.descriptor = driver.descriptor(connection)
         # No program that this one starts keeps the session alive.
         os.set_inheritable(self.descriptor, False)
-        self._socket = _identity(self.descriptor)
-        self._poll = select.poll()
-        self._poll.register(connection, select.POLLIN)
+        self._socket = identity(self.descriptor)
+        self._poll = glance(self.descriptor)
         connection.mysqlpool_session = self
 
     def __repr__(self) -> str:
@@ -102,16 +104,14 @@ class Session:
         may be another file's by now.
         """
         try:
-            return _identity(self.descriptor) == self._socket
+            return identity(self.descriptor) == self._socket
         except OSError:
             return False
 
     def has_hung_up(self) -> bool:
         """Whether the server has, as any thread may ask of an idle session."""
-        poll = select.poll()
         try:
-            poll.register(self.connection, select.POLLIN)
-            return bool(poll.poll(0))
+            return is_readable(self.driver.descriptor(self.connection), 0)
         except Exception:  # it is being closed
             return True
 
@@ -146,20 +146,11 @@ class Session:
     def _answers(self, patience: float) -> bool:
         return self.ask(b"DO 0", patience) is not None
 
-    def ask(self, query: bytes, patience: float = PING_PATIENCE) -> Sequence[tuple[Any, ...]] | None:
-        """The rows that the server answers, as text; ``None`` where there is no answer in time, or an error.
-
-        The driver's own ``ping()`` and ``query()`` wait for as long as its ``read_timeout`` says, by default for ever.
-        """
-        connection = self.connection
+    def ask(self, query: bytes, patience: float = PING_PATIENCE) -> Rows | None:
+        """The rows that the server answers; ``None`` where there is no answer in time, or an error."""
         self.sent += 1
         try:
-            connection.send_query(query)
-            if not self._poll.poll(patience * 1000):
-                return None
-            connection.read_query_result()
-            result = connection.store_result()
-            return [] if result is None else [tuple(map(_text, row)) for row in result.fetch_row(0)]
+            return self.driver.ask(self.connection, query, patience)
         except Exception:
             return None
 
@@ -170,18 +161,17 @@ class Session:
     def clean(self, params: Mapping[str, Any] | None, *, always_reset: bool) -> bool:
         """Leave nothing of this borrower's in the session; ``False`` where only closing it does that.
 
-        ``params`` are the connection parameters to reset it with, ``None`` where a reset is not to be had. Errors of the
-        driver go up: the connection is then to be closed too.
+        ``params`` are the connection parameters to reset it with. Errors of the driver go up: the connection is then to be
+        closed too.
         """
         connection = self.connection
         if self.verdict is Verdict.UNSALVAGEABLE:
             return False
-        # The driver knows without asking the server whether a result is still unread.
-        if connection.next_result() != -1:
+        if not self.driver.is_between_statements(connection):
             return False
         if self.verdict is Verdict.DIRTY or always_reset:
             # MariaDB Connector/C's mysql_change_user() writes to freed memory where the connection has been cut.
-            if params is None or not self.has_its_socket():
+            if params is None or not self.driver.can_reset(params) or not self.has_its_socket():
                 return False
             self._reset(params)
         elif not connection.get_autocommit():
@@ -191,18 +181,9 @@ class Session:
 
     def _reset(self, params: Mapping[str, Any]) -> None:
         """Make the session as new, less what ``init_connection_state`` does: that follows at its next checkout."""
-        connection = self.connection
         self.sent += 1
         self.is_set_up = False
-        database = (params["database"],) if params.get("database") else ()
-        connection.change_user(params.get("user") or "", params.get("password") or "", *database)
-        # In the driver's order; ``change_user`` forgets all three, and MySQL the collation.
-        if params.get("init_command"):
-            with connection.cursor() as cursor:
-                cursor.execute(params["init_command"])
-        connection.set_character_set(params.get("charset") or connection.character_set_name(), params.get("collation", ""))
-        if params.get("sql_mode"):
-            connection.set_sql_mode(params["sql_mode"])
+        self.driver.reset(self.connection, params)
         self.verdict = Verdict.CLEAN
 
 
@@ -212,8 +193,8 @@ class Farewell(_ConnDialect):
     Otherwise the next connection could be one more than the cap, as the server counts.
     """
 
-    #: Milliseconds.
-    PATIENCE = 1000
+    #: Seconds.
+    PATIENCE = 1.0
 
     def __init__(self, around: Callable[[Session, Callable[[], None]], None]) -> None:
         #: Called with a session and what closes its connection.
@@ -227,16 +208,16 @@ class Farewell(_ConnDialect):
         socket = os.dup(session.descriptor) if session.has_its_socket() else None
         # They refer to each other; a closed connection must not wait for the garbage collector.
         session.connection = session.record = None
-        dbapi_connection.close()
-        if socket is not None:
-            self._wait_for_server(socket)
+        try:
+            session.driver.close(dbapi_connection)
+        finally:
+            if socket is not None:
+                self._wait_for_server(socket)
 
     def _wait_for_server(self, socket: int) -> None:
-        poll = select.poll()
-        poll.register(socket, select.POLLIN)
         try:
             # Readable: the server has hung up, or what nobody has read is still on its way.
-            while poll.poll(self.PATIENCE) and os.read(socket, 65536):
+            while is_readable(socket, self.PATIENCE) and os.read(socket, 65536):
                 pass
         except OSError:
             pass
@@ -244,17 +225,3 @@ class Farewell(_ConnDialect):
             os.close(socket)
 
     do_terminate = do_close
-
-
-def _identity(descriptor: int) -> tuple[int, int]:
-    status = os.fstat(descriptor)
-    return status.st_dev, status.st_ino
-
-
-def _text(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def can_reset(params: Mapping[str, Any]) -> bool:
-    """Whether all that a new connection would be told stands in ``params``, so that a reset can tell it again."""
-    return "read_default_file" not in params and "read_default_group" not in params

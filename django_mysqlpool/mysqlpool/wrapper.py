@@ -15,9 +15,9 @@ from django.db import DEFAULT_DB_ALIAS
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.signals import connection_created
 from django.utils.functional import cached_property
-from MySQLdb.cursors import Cursor
 
 from .cursor import watched
+from .driver import Driver, driver_for
 from .forks import leave_to_parent
 from .lease import Lease, WrapperReference, wrapper_is_gone
 from .options import pool_options
@@ -48,12 +48,16 @@ class PooledDatabaseMixin(TransactionRelease):
     ``ImproperlyConfigured`` is raised when a wrapper is made for an alias whose pool options are wrong.
     """
 
+    #: What Django's backend calls ``Database``.
+    driver: Driver
     _is_plain = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         others = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in {"django", "django_mysqlpool"}]
         cls._is_plain = all(_SEAMS.isdisjoint(vars(other)) for other in others)
+        if hasattr(cls, "Database"):
+            cls.driver = driver_for(cls.Database)
 
     def __init__(self, settings_dict: dict[str, Any], alias: str = DEFAULT_DB_ALIAS) -> None:
         super().__init__(settings_dict, alias)
@@ -94,7 +98,9 @@ class PooledDatabaseMixin(TransactionRelease):
         params = super().get_connection_params()
         params.pop("pool", None)
         if self.pool_options is not None:
-            params["cursorclass"] = watched(params.get("cursorclass", Cursor))
+            params["cursorclass"] = watched(
+                params.get("cursorclass") or self.driver.cursor_class, *self.driver.cursor_mixins
+            )
         return params
 
     # (Django refuses both of these in an event loop's thread, in ensure_connection() and in what super() does.)
@@ -115,7 +121,7 @@ class PooledDatabaseMixin(TransactionRelease):
 
     def open_connection(self, conn_params: dict[str, Any]) -> Any:
         """A connection of the driver's, for the pool."""
-        return super().get_new_connection(conn_params)
+        return self.driver.open(super().get_new_connection, conn_params)
 
     def connect(self) -> None:
         self._is_connecting = self.pool_options is not None
@@ -235,7 +241,7 @@ class PooledDatabaseMixin(TransactionRelease):
         with self.use:
             try:
                 yield
-            except Exception as error:
+            except BaseException as error:
                 if self._lease is not None:
                     self._lease.note_error(error)
                 raise
