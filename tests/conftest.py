@@ -25,9 +25,11 @@ import httpx
 import port_for
 import pytest
 from mirakuru import HTTPExecutor, SimpleExecutor
+from MySQLdb.constants import CLIENT
 
 from devtools.lifeline import tied
 from devtools.server import Server, server_from_environment
+from tests import DRIVER
 
 DATABASE = "mysqlpool_tests"
 _numbers = itertools.count(1)
@@ -37,6 +39,13 @@ _numbers = itertools.count(1)
 RELEASE = os.environ.get("MYSQLPOOL_TEST_RELEASE", "request")
 #: For a test about a connection that stays out between statements.
 holds = pytest.mark.skipif(RELEASE == "transaction", reason="about a connection that is held for a request")
+#: OPTIONS for a test that sends several statements in one string, which PyMySQL does only if it is told to.
+SEVERAL_STATEMENTS = {} if DRIVER == "mysqlclient" else {"client_flag": CLIENT.FOUND_ROWS | CLIENT.MULTI_STATEMENTS}
+
+
+def mysqlclient_only(reason: str) -> pytest.MarkDecorator:
+    """For a test that rests on mysqlclient; ``reason`` says on what of it."""
+    return pytest.mark.skipif(DRIVER != "mysqlclient", reason=reason)
 
 
 def pytest_configure(config: pytest.Config) -> None:

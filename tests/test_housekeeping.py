@@ -167,7 +167,7 @@ class TestADeadThread:
         thread = threading.Thread(target=lambda: (forget(), kept.append(connections[wrapper.alias])), name="forgetful")
         thread.start()
         thread.join()
-        eventually(lambda: status_of(wrapper)["out"], lambda out: out == 0)
+        eventually(lambda: status_of(wrapper), lambda status: status["out"] == status["open"] == 0)
         with transaction.atomic():
             assert Account.objects.select_for_update(nowait=True).get(pk=account.pk).balance == 0
         account.delete()

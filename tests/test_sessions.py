@@ -14,6 +14,8 @@ from MySQLdb.cursors import Cursor
 
 from django_mysqlpool.mysqlpool.registry import give_back
 from django_mysqlpool.mysqlpool.statements import Verdict, judge
+from tests import DRIVER
+from tests.conftest import SEVERAL_STATEMENTS, mysqlclient_only
 from tests.relay import Relay
 from tests.shop.models import Account
 from tests.test_engine import backend_pid
@@ -268,15 +270,26 @@ class TestReset:
         observer.query("XA ROLLBACK 'kept'")
 
     def test_unread_results_cost_the_connection(self, make_alias):
-        wrapper = make_alias()
+        wrapper = make_alias(options=SEVERAL_STATEMENTS)
         wrapper.ensure_connection()
         first = wrapper.connection.thread_id()
-        wrapper.connection.query("SELECT 1; SELECT 2")
-        wrapper.connection.store_result()
+        cursor = wrapper.connection.cursor()
+        cursor.execute("SELECT 1; SELECT 2")
         wrapper.close()
         assert backend_pid(wrapper) != first
+        assert cursor.fetchone() == (1,)  # read before
 
     def test_so_does_a_reset_that_fails(self, make_alias, observer):
+        observer.query("CREATE DATABASE mysqlpool_tests_gone")
+        wrapper = make_alias(NAME="mysqlpool_tests_gone")
+        first = backend_pid(wrapper)
+        fetch(wrapper, "SELECT @a := 1")
+        observer.query("DROP DATABASE mysqlpool_tests_gone")
+        wrapper.close()
+        assert first not in observer.connections_of(wrapper.settings_dict["USER"])
+
+    @mysqlclient_only("PyMySQL's reset does not log in again")
+    def test_so_does_a_password_that_has_changed(self, make_alias, observer):
         wrapper = make_alias()
         first = backend_pid(wrapper)
         fetch(wrapper, "SELECT @a := 1")
@@ -289,11 +302,12 @@ class TestReset:
     def test_options_from_a_file_can_not_be_told_again(self, make_alias, tmp_path):
         file = tmp_path / "my.cnf"
         file.write_text("[client]\ninit-command = SET @from_the_file = 7\n")
+        from_the_file = 7 if DRIVER == "mysqlclient" else None  # PyMySQL reads less of it
         wrapper = make_alias(options={"read_default_file": str(file)})
         first = backend_pid(wrapper)
         fetch(wrapper, "SELECT @a := 1")
         wrapper.close()
-        assert fetch(wrapper, f"SELECT @a, @from_the_file, CONNECTION_ID() = {first}") == [(None, 7, 0)]
+        assert fetch(wrapper, f"SELECT @a, @from_the_file, CONNECTION_ID() = {first}") == [(None, from_the_file, 0)]
 
     def test_init_command_holds_for_every_borrower(self, make_alias):
         wrapper = make_alias(options={"init_command": "SET sql_mode='STRICT_TRANS_TABLES'"})

@@ -16,7 +16,7 @@ from MySQLdb.cursors import SSCursor
 from django_mysqlpool import PoolTimeout, PreviousStatementLost, auto_close_db, hold_connection
 from django_mysqlpool.mysqlpool.cursor import watched
 from django_mysqlpool.mysqlpool.scope import Scope
-from tests.conftest import eventually
+from tests.conftest import SEVERAL_STATEMENTS, eventually
 from tests.relay import Relay
 from tests.shop.models import Account
 from tests.test_engine import backend_pid, status_of
@@ -27,7 +27,8 @@ INSERT = "INSERT INTO shop_account (name, balance) VALUES (%s, 0)"
 @pytest.fixture
 def wrapper(make_alias):
     """An alias of this mode with one connection, and the server's facts known."""
-    wrapper = make_alias(pool={"release": "transaction", "pool_size": 1, "max_overflow": 0, "timeout": 5}, at_most=1)
+    pool = {"release": "transaction", "pool_size": 1, "max_overflow": 0, "timeout": 5}
+    wrapper = make_alias(pool=pool, options=SEVERAL_STATEMENTS, at_most=1)
     assert wrapper.mysql_version
     yield wrapper
     wrapper.close()
@@ -369,12 +370,12 @@ class TestPins:
 
     def test_rows_that_are_still_with_the_server(self, wrapper):
         wrapper.ensure_connection()
-        cursor = wrapper.connection.cursor(watched(SSCursor))
+        cursor = wrapper.connection.cursor(watched(SSCursor, *wrapper.driver.cursor_mixins))
         cursor.execute("SELECT 1 UNION SELECT 2")
         assert (out(wrapper), pins(wrapper)) == (1, {"unread result": 1})
         assert cursor.fetchone() == (1,)
         assert out(wrapper) == 1
-        assert cursor.fetchall() == ((2,),)
+        assert tuple(cursor.fetchall()) == ((2,),)
         cursor.close()
         assert out(wrapper) == 0
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from django.db import connections
 
 if TYPE_CHECKING:
+    from .driver import Driver
     from .pool import Pool
     from .session import Session
 
@@ -25,6 +26,7 @@ class Abandonable(Protocol):
     """A pooled wrapper, as far as it matters here."""
 
     connection: Any
+    driver: Driver
     use: Any
     _lease: Any
 
@@ -50,7 +52,7 @@ def leave_to_parent(wrapper: Abandonable) -> None:
     wrapper.use = threading.RLock()  # a thread of the parent's may have held the last one
     if wrapper._lease is not None:
         if is_unused:
-            _close(wrapper.connection)
+            _close(wrapper.driver, wrapper.connection)
         wrapper.forget_connection()
 
 
@@ -82,7 +84,7 @@ def _keep_for_good(thing: object) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
-def _close(connection: Any) -> None:
+def _close(driver: Driver, connection: Any) -> None:
     """Say goodbye to nobody, while the descriptor leads nowhere: a cursor with unread rows would read them later."""
     with suppress(Exception):
-        connection.close()
+        driver.close(connection)

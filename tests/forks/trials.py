@@ -33,6 +33,7 @@ from django.db import connection, connections, transaction  # noqa: E402
 
 from django_mysqlpool import auto_close_db, close_pool, pool_status  # noqa: E402
 from django_mysqlpool.mysqlpool import registry  # noqa: E402
+from django_mysqlpool.mysqlpool.driver import driver_for  # noqa: E402
 from django_mysqlpool.mysqlpool.scope import Scope  # noqa: E402
 from tests.shop.models import Account  # noqa: E402
 
@@ -96,7 +97,7 @@ def own_id(alias: str = "default") -> int:
 
 def descriptors() -> list[int]:
     """The numbers of the sockets of this process' pools."""
-    return sorted(session.connection.fileno() for pool in registry._pools for session in pool.sessions)
+    return sorted(session.descriptor for pool in registry._pools for session in pool.sessions)
 
 
 @contextmanager
@@ -446,7 +447,7 @@ def stock() -> None:
 def find_stock(of_parent: int, driver: object) -> None:
     be_clean(of_parent, use=True)
     assert connections["stock"].connection is driver
-    with socket.socket(fileno=os.dup(driver.fileno())) as inherited:  # type: ignore[attr-defined]
+    with socket.socket(fileno=os.dup(driver_for(MySQLdb).descriptor(driver))) as inherited:
         assert inherited.getpeername()[1] == connections["stock"].settings_dict["PORT"]
 
 
