@@ -9,6 +9,7 @@ from django.core.checks import CheckMessage, Tags, Warning, register
 from django.db import connections
 
 from .mysqlpool.options import PoolOptions
+from .mysqlpool.sockets import is_patched_by_gevent
 
 _MIDDLEWARE = "django_mysqlpool.middleware.ConnectionReleaseMiddleware"
 _DOCS = "https://django-mysqlpool.readthedocs.io/en/stable/checks.html"
@@ -79,6 +80,25 @@ def check_timeouts(**kwargs: object) -> list[CheckMessage]:
         )
         for alias, _ in _pooled_aliases()
         if (missing := _missing_timeouts(connections[alias].settings_dict["OPTIONS"]))
+    ]
+
+
+@register(Tags.compatibility)
+def check_gevent(**kwargs: object) -> list[CheckMessage]:
+    """W005: gevent is to share one thread among greenlets, and the driver does not let it."""
+    if not is_patched_by_gevent():
+        return []
+    return [
+        Warning(
+            f"gevent is at work, and a query of the database alias '{alias}' stops every greenlet until it is answered.",
+            hint=(
+                "mysqlclient waits in C. Use PyMySQL: call pymysql.install_as_MySQLdb() at the top of the settings. "
+                f"See {_DOCS}#w005"
+            ),
+            id="django_mysqlpool.W005",
+        )
+        for alias, _ in _pooled_aliases()
+        if not connections[alias].driver.is_cooperative  # type: ignore[attr-defined]
     ]
 
 

@@ -254,6 +254,7 @@ WEB_SERVERS = {
     "gunicorn sync": [*_GUNICORN, "tests.wsgi"],
     "gunicorn preload": [*_GTHREAD, "--preload", "tests.wsgi"],
     "gunicorn wrapped": [*_GTHREAD, "tests.wsgi:wrapped"],
+    "gunicorn gevent": [*_GUNICORN, "--worker-class=gevent", "tests.wsgi"],
     "uwsgi": [*_UWSGI, "--module=tests.wsgi"],
     "uwsgi wrapped": [*_UWSGI, "--module=tests.wsgi:wrapped"],
     "uvicorn": [*_UVICORN, "tests.asgi:application"],

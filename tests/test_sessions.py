@@ -309,6 +309,20 @@ class TestReset:
         wrapper.close()
         assert fetch(wrapper, f"SELECT @a, @from_the_file, CONNECTION_ID() = {first}") == [(None, from_the_file, 0)]
 
+    def test_a_role_is_not_the_next_borrowers(self, make_alias, observer):
+        wrapper = make_alias()
+        user = wrapper.settings_dict["USER"]
+        observer.query("CREATE ROLE reader")
+        try:
+            observer.query(f"GRANT reader TO '{user}'@'%%'")
+            before = fetch(wrapper, "SELECT CURRENT_ROLE()")
+            fetch(wrapper, "SET ROLE reader")
+            assert fetch(wrapper, "SELECT CURRENT_ROLE()") != before
+            wrapper.close()
+            assert fetch(wrapper, "SELECT CURRENT_ROLE()") == before
+        finally:
+            observer.query("DROP ROLE reader")
+
     def test_init_command_holds_for_every_borrower(self, make_alias):
         wrapper = make_alias(options={"init_command": "SET sql_mode='STRICT_TRANS_TABLES'"})
         for number in range(1000):

@@ -122,6 +122,8 @@ DIRTY = [
     7,
 ]
 UNSALVAGEABLE = ["XA START 'a'", "xa end 'a'", "SELECT 1; XA COMMIT 'a'", "/* c */ XA RECOVER"]
+UNSALVAGEABLE += ["SET ROLE reader", "set /* c */ role none", "SELECT 1; SET ROLE DEFAULT", "/*!80000 SET ROLE r */"]
+UNSALVAGEABLE += ["SET SESSION AUTHORIZATION u"]
 
 
 @pytest.mark.parametrize("sql", CLEAN)

@@ -166,6 +166,50 @@ def executor(request: HttpRequest) -> HttpResponse:
     return HttpResponse(str([*counts, auto_close_db(query)()]))
 
 
+# Under gevent only: greenlets are interrupted and killed wherever they wait, as no thread can be.
+
+
+def interrupted(request: HttpRequest) -> HttpResponse:
+    """A time limit ends a statement in the middle; the request goes on."""
+    import gevent
+
+    with gevent.Timeout(0.02, False):
+        sleep_on_server(5)
+    return HttpResponse(str(query()))
+
+
+def interrupted_block(request: HttpRequest) -> HttpResponse:
+    import gevent
+
+    with gevent.Timeout(0.02, False), transaction.atomic():
+        Account.objects.create(name="never committed")
+        sleep_on_server(5)
+    return HttpResponse(str(query()))
+
+
+def killed(request: HttpRequest) -> HttpResponse:
+    """A greenlet of the request's is killed in the middle of a statement, or while it waits for a connection."""
+    import gevent
+
+    greenlets = [gevent.spawn(sleep_on_server, 5) for _ in range(2)]
+    gevent.sleep(0.02)
+    gevent.killall(greenlets)
+    return HttpResponse("killed")
+
+
+def forgetful(request: HttpRequest) -> HttpResponse:
+    """A greenlet in no request's scope ends with a transaction open."""
+    import gevent
+
+    gevent.Greenlet(contextvars.Context().run, leave_open, request).start()
+    return HttpResponse("forgotten")
+
+
+def block(request: HttpRequest) -> HttpResponse:
+    sleep_on_server(float(request.GET["seconds"]))
+    return HttpResponse("slept")
+
+
 urlpatterns = [
     path("status/", status),
     path("nothing/", nothing),
@@ -188,4 +232,9 @@ urlpatterns = [
     path("threads/", threads),
     path("executor/", executor),
     path("threads-async/", threads_async),
+    path("interrupted/", interrupted),
+    path("interrupted-block/", interrupted_block),
+    path("killed/", killed),
+    path("forgetful/", forgetful),
+    path("block/", block),
 ]

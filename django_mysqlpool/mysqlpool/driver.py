@@ -7,6 +7,7 @@ only under private names: they are all in here, and missed when the first connec
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,9 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
-from .sockets import is_readable
+from .sockets import is_patched_by_gevent, is_readable
+
+logger = logging.getLogger("django_mysqlpool")
 
 Rows = Sequence[Sequence[Any]]
 
@@ -65,12 +68,8 @@ class Driver(ABC):
         """The rows that the server answers; ``None`` where it does not begin to within ``patience`` seconds."""
 
     @abstractmethod
-    def can_reset(self, params: Mapping[str, Any]) -> bool:
-        """Whether ``reset()`` makes a session with these parameters as good as new."""
-
-    @abstractmethod
-    def reset(self, connection: Any, params: Mapping[str, Any]) -> None:
-        """Make the session what it was when the driver had just opened it with ``params``."""
+    def reset(self, connection: Any, params: Mapping[str, Any]) -> bool:
+        """Make the session what it was when the driver had just opened it with ``params``; whether it is that."""
 
 
 class Mysqlclient(Driver):
@@ -78,8 +77,12 @@ class Mysqlclient(Driver):
 
     name = "mysqlclient"
     is_cooperative = False
+    _has_warned = False
 
     def open(self, connect: Callable[[dict[str, Any]], Any], params: dict[str, Any]) -> Any:
+        if not self._has_warned and is_patched_by_gevent():
+            self._has_warned = True
+            logger.warning("Under gevent, a query by mysqlclient stops every greenlet until it is answered; use PyMySQL.")
         return connect(params)
 
     def close(self, connection: Any) -> None:
@@ -103,10 +106,9 @@ class Mysqlclient(Driver):
         result = connection.store_result()
         return [] if result is None else [tuple(map(_text, row)) for row in result.fetch_row(0)]
 
-    def can_reset(self, params: Mapping[str, Any]) -> bool:
-        return _say_all(params)
-
-    def reset(self, connection: Any, params: Mapping[str, Any]) -> None:
+    def reset(self, connection: Any, params: Mapping[str, Any]) -> bool:
+        if not _say_all(params):
+            return False
         database = (params["database"],) if params.get("database") else ()
         connection.change_user(params.get("user") or "", params.get("password") or "", *database)
         # In the driver's order; ``change_user`` forgets all three, and MySQL the collation.
@@ -116,6 +118,7 @@ class Mysqlclient(Driver):
         connection.set_character_set(params.get("charset") or connection.character_set_name(), params.get("collation", ""))
         if params.get("sql_mode"):
             connection.set_sql_mode(params["sql_mode"])
+        return True
 
 
 class _PyMySQLCursor:
@@ -219,14 +222,12 @@ class PyMySQL(Driver):
         finally:
             connection._read_timeout, connection._write_timeout = before
 
-    def can_reset(self, params: Mapping[str, Any]) -> bool:
-        # A reset leaves the session in the database that it has chosen, and there is none to go back to.
-        return _say_all(params) and bool(params.get("database"))
-
-    def reset(self, connection: Any, params: Mapping[str, Any]) -> None:
+    def reset(self, connection: Any, params: Mapping[str, Any]) -> bool:
+        if not params.get("database") or not _say_all(params):
+            return False
         connection._execute_command(self.RESET_CONNECTION, b"")
         connection._read_ok_packet()
-        connection.select_db(params["database"])
+        connection.select_db(params["database"])  # which the reset has left as it was
         # In the driver's order.
         connection.set_character_set(params.get("charset") or connection.charset, params.get("collation"))
         with connection.cursor(self.cursor_class) as cursor:
@@ -234,6 +235,7 @@ class PyMySQL(Driver):
                 cursor.execute("SET sql_mode=%s", (params["sql_mode"],))
             if params.get("init_command"):
                 cursor.execute(params["init_command"])
+        return True
 
 
 def driver_for(module: ModuleType) -> Driver:

@@ -9,7 +9,7 @@ import re
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
@@ -30,6 +30,7 @@ from .options import PoolOptions
 from .pressure import PAUSE_AFTER_TURN, Pressure
 from .queue import Asking, Asks, SlotPool, SlotTimeout, TooManyWaiting
 from .session import PING_PATIENCE, Farewell, Session
+from .sockets import is_in_hub
 from .statements import Verdict
 from .transit import PATIENCE as PATIENCE_AT_FORK
 from .transit import Transit
@@ -81,6 +82,8 @@ class Pool:
         #: How many connections had to stay between statements, by the reason; where ``release`` is "transaction".
         self.pins: Counter[str] = Counter()
         self.pressure = Pressure()
+        # Leases whose wrapper was dropped where nothing may wait.
+        self._orphans: deque[Lease] = deque()
         #: Whether it is kept warm: from its first checkout on, until it is closed.
         self.is_in_use = False
         #: In a forked child: this pool is its parent's.
@@ -406,6 +409,9 @@ class Pool:
 
     def reclaim(self, *, spare: threading.Thread | None = None) -> None:
         """Take back what threads that have ended left out, but for the thread to ``spare``."""
+        with suppress(IndexError):
+            while self._orphans:
+                self.take_from_nobody(self._orphans.popleft())
         for lease in self.leases():
             if lease.thread is spare or not lease.is_of_a_dead_thread():
                 continue
@@ -438,6 +444,9 @@ class Pool:
         """Close what a wrapper had that was dropped without being closed; it may be the garbage collector that calls."""
         # Of a parent's nothing is closed here, and nobody has forgotten what a thread still held when the process ended.
         if os.getpid() != self._pid or sys.is_finalizing():
+            return
+        if is_in_hub():
+            self._orphans.append(lease)
             return
         self._end_lease(lease.session)
         self._tell_lost(lease)

@@ -171,20 +171,21 @@ class Session:
             return False
         if self.verdict is Verdict.DIRTY or always_reset:
             # MariaDB Connector/C's mysql_change_user() writes to freed memory where the connection has been cut.
-            if params is None or not self.driver.can_reset(params) or not self.has_its_socket():
+            if params is None or not self.has_its_socket() or not self._reset(params):
                 return False
-            self._reset(params)
         elif not connection.get_autocommit():
             connection.rollback()
         self.last_used = time.monotonic()
         return True
 
-    def _reset(self, params: Mapping[str, Any]) -> None:
+    def _reset(self, params: Mapping[str, Any]) -> bool:
         """Make the session as new, less what ``init_connection_state`` does: that follows at its next checkout."""
         self.sent += 1
         self.is_set_up = False
-        self.driver.reset(self.connection, params)
+        if not self.driver.reset(self.connection, params):
+            return False
         self.verdict = Verdict.CLEAN
+        return True
 
 
 class Farewell(_ConnDialect):

@@ -8,6 +8,18 @@ import sys
 from typing import Any
 
 
+def is_patched_by_gevent() -> bool:
+    """Whether gevent has put its own sockets at the place of Python's."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and monkey.is_module_patched("socket")
+
+
+def is_in_hub() -> bool:
+    """Whether this runs in gevent's hub, where nothing may wait: what greenlets leave when they end is dropped there."""
+    hub = sys.modules.get("gevent.hub")
+    return hub is not None and isinstance(hub.getcurrent(), hub.Hub)
+
+
 def glance(descriptor: int) -> Any:
     """A ``poll`` object for a look that waits for nothing: ``poll(0)``. For one thread at a time.
 

@@ -125,6 +125,8 @@ _TRANSACTION = re.compile(
     rf"\s*(?:(?:commit|rollback)(?:\s+work)?|(?:savepoint|release\s+savepoint|rollback\s+to(?:\s+savepoint)?)\s+{_NAME})\s*$",
     re.IGNORECASE,
 )
+# What a session acts as: MariaDB's change_user and every server's reset of a session leave it as it was.
+_ROLE = re.compile(r"\s*set\s+(?:role|session\s+authorization)\b", re.IGNORECASE)
 # What the server answers from a session's memory of its last statement. (With an argument, LAST_INSERT_ID() sets it.)
 _PREVIOUS = re.compile(
     r"\b(?:last_insert_id|row_count|found_rows)\s*\(\s*\)"
@@ -216,7 +218,7 @@ def _judge_one(statement: str) -> Verdict:
         statement = insert["rest"]
     elif verb == "with":
         statement = _CTE_COLUMNS.sub(" ", statement)
-    elif verb == "xa":
+    elif verb == "xa" or _ROLE.match(statement):
         return Verdict.UNSALVAGEABLE
     elif verb not in _QUERIES:
         return Verdict.CLEAN if _TRANSACTION.match(statement) else Verdict.DIRTY
