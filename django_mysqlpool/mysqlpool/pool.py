@@ -338,7 +338,7 @@ class Pool:
             or (self.pressure.until and self._must_yield(session))
         ):
             try:
-                keep = self._clean(session, params)
+                keep = self._clean(lease, params)
             except Exception as error:
                 logger.info("Pool %s: a connection could not be cleaned and is closed: %s", self.name, error)
                 if fault_of(error) is Fault.FULL:  # at its account's limit even change_user is refused
@@ -358,10 +358,10 @@ class Pool:
                 lease.scope.discard(lease)
         return lease
 
-    def _clean(self, session: Session, params: Callable[[], dict[str, Any]]) -> bool:
-        always = self.options.reset == "always"
+    def _clean(self, lease: Lease, params: Callable[[], dict[str, Any]]) -> bool:
+        session, always = lease.session, self.options.reset == "always"
         if not session.verdict and not always:
-            return session.clean(None, always_reset=False)
+            return session.clean(None, always_reset=False, is_read=lease.is_read)
         values = params()
         return session.clean(values if can_reset(values) else None, always_reset=always)
 

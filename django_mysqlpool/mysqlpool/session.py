@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.pool.base import _ConnDialect
 
+from .glance import Glance
 from .statements import Verdict
 
 if TYPE_CHECKING:
     from .lease import Lease
+    from .transactions import Run
 
 #: The shortest and the longest life of a connection, as parts of ``recycle``: made together, they don't die together.
 JITTER = (0.8, 1.0)
@@ -33,6 +35,7 @@ class Session:
     """
 
     __slots__ = (
+        "_has_news",
         "_poll",
         "_socket",
         "born",
@@ -43,6 +46,7 @@ class Session:
         "is_set_up",
         "is_suspect",
         "jitter",
+        "last_id_of",
         "last_used",
         "lease",
         "record",
@@ -70,12 +74,16 @@ class Session:
         self.dirtied_by: object = None
         #: How many statements have been sent, by whomever.
         self.sent = 0
+        #: Whose statement may have set ``LAST_INSERT_ID()``, since the connect or the last reset.
+        self.last_id_of: Run | None = None
         self.jitter = random.uniform(*JITTER)
         #: Of its socket. The driver does not tell it while another thread uses the connection, as one may during a fork.
         self.descriptor: int = connection.fileno()
         # No program that this one starts keeps the session alive.
         os.set_inheritable(self.descriptor, False)
         self._socket = _identity(self.descriptor)
+        #: An idle session's socket has nothing to read, except where the server hung up or says why it is about to.
+        self._has_news = Glance(self.descriptor)
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         connection.mysqlpool_session = self
@@ -125,16 +133,23 @@ class Session:
             self.is_suspect
             or now - self.last_used > ping_after
             or now - self.born > lifetime * self.jitter
-            or self._poll.poll(0)
+            or self._has_news()
         )
+
+    def has_more_answers(self) -> bool | None:
+        """Whether another answer follows the last statement's; ``None``: this driver does not know without asking.
+
+        mysqlclient does since 2.3. Rows of an unbuffered cursor are no other answer.
+        """
+        more_results = getattr(self.connection, "more_results", None)
+        return None if more_results is None else bool(more_results())
 
     def is_alive(self, ping_after: float, now: float, patience: float = PING_PATIENCE) -> bool:
         """Whether the server still listens; without a round trip where it was used ``ping_after`` seconds ago or later.
 
-        ``patience`` is how many seconds an answer may take. An idle session's socket has nothing to read, except where
-        the server hung up or says why it is about to.
+        ``patience`` is how many seconds an answer may take.
         """
-        if self._poll.poll(0):
+        if self._has_news():
             return False
         if self.is_suspect or now - self.last_used > ping_after:
             if not self._answers(patience):
@@ -167,17 +182,17 @@ class Session:
         """Whether ``clean()`` has to talk with the server: to reset or close the session, or to roll back."""
         return self.verdict is not Verdict.CLEAN or not self.connection.get_autocommit()
 
-    def clean(self, params: Mapping[str, Any] | None, *, always_reset: bool) -> bool:
+    def clean(self, params: Mapping[str, Any] | None, *, always_reset: bool, is_read: bool = False) -> bool:
         """Leave nothing of this borrower's in the session; ``False`` where only closing it does that.
 
-        ``params`` are the connection parameters to reset it with, ``None`` where a reset is not to be had. Errors of the
-        driver go up: the connection is then to be closed too.
+        ``params`` are the connection parameters to reset it with, ``None`` where a reset is not to be had. With ``is_read``
+        it is known that no answer is unread. Errors of the driver go up: the connection is then to be closed too.
         """
         connection = self.connection
         if self.verdict is Verdict.UNSALVAGEABLE:
             return False
         # The driver knows without asking the server whether a result is still unread.
-        if connection.next_result() != -1:
+        if not is_read and connection.next_result() != -1:
             return False
         if self.verdict is Verdict.DIRTY or always_reset:
             # MariaDB Connector/C's mysql_change_user() writes to freed memory where the connection has been cut.
@@ -194,6 +209,7 @@ class Session:
         connection = self.connection
         self.sent += 1
         self.is_set_up = False
+        self.last_id_of = None
         database = (params["database"],) if params.get("database") else ()
         connection.change_user(params.get("user") or "", params.get("password") or "", *database)
         # In the driver's order; ``change_user`` forgets all three, and MySQL the collation.
