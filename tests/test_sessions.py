@@ -230,7 +230,7 @@ class TestTheNextBorrower:
 
 
 def test_what_is_judged_clean_of_it():
-    assert [sql for sql in STATEMENTS if judge(sql) is Verdict.CLEAN] == [
+    assert [sql for sql in STATEMENTS if judge(sql).verdict is Verdict.CLEAN] == [
         "SELECT 1",
         "INSERT INTO shop_account (name, balance) VALUES ('of a borrower', 1)",
         "UPDATE shop_account SET balance = balance + 1 WHERE name = 'nobody'",

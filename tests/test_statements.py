@@ -128,27 +128,27 @@ UNSALVAGEABLE += ["SET SESSION AUTHORIZATION u"]
 
 @pytest.mark.parametrize("sql", CLEAN)
 def test_harmless(sql):
-    assert judge(sql) is Verdict.CLEAN
+    assert judge(sql).verdict is Verdict.CLEAN
 
 
 @pytest.mark.parametrize("sql", DIRTY)
 def test_not_known_to_be_harmless(sql):
-    assert judge(sql) is Verdict.DIRTY
+    assert judge(sql).verdict is Verdict.DIRTY
 
 
 @pytest.mark.parametrize("sql", UNSALVAGEABLE)
 def test_beyond_a_reset(sql):
-    assert judge(sql) is Verdict.UNSALVAGEABLE
+    assert judge(sql).verdict is Verdict.UNSALVAGEABLE
 
 
 def test_the_worst_of_several_counts():
-    assert judge("SELECT 1; SET @a = 1; XA START 'a'; SELECT 2") is Verdict.UNSALVAGEABLE
+    assert judge("SELECT 1; SET @a = 1; XA START 'a'; SELECT 2").verdict is Verdict.UNSALVAGEABLE
 
 
 def test_a_long_text_is_judged_alike():
     padding = " " * LONGEST_REMEMBERED
-    assert judge(f"SELECT{padding}1") is Verdict.CLEAN
-    assert judge(f"SELECT{padding}@a := 1") is Verdict.DIRTY
+    assert judge(f"SELECT{padding}1").verdict is Verdict.CLEAN
+    assert judge(f"SELECT{padding}@a := 1").verdict is Verdict.DIRTY
 
 
 QUERIES = {
@@ -167,19 +167,19 @@ QUERIES = {
 def test_what_the_orm_writes_is_harmless(query):
     with transaction.atomic():  # select_for_update() wants one
         sql, _ = query.query.sql_with_params()
-    assert judge(sql) is Verdict.CLEAN, sql
+    assert judge(sql).verdict is Verdict.CLEAN, sql
 
 
 @given(st.text())
 def test_what_a_string_says_does_not_matter(text):
     literal = text.replace("\\", "\\\\").replace("'", "''").replace("%", "%%")
-    assert judge(f"SELECT a FROM t WHERE b = '{literal}'") is Verdict.CLEAN
+    assert judge(f"SELECT a FROM t WHERE b = '{literal}'").verdict is Verdict.CLEAN
 
 
 @given(st.text(alphabet=st.characters(exclude_characters="\n")), st.sampled_from(["-- {}\n", "# {}\n"]))
 def test_what_a_comment_says_does_not_matter(text, comment):
-    assert judge(f"SELECT 1 {comment.format(text)} + 1") is Verdict.CLEAN
-    assert judge(f"SELECT 1 {comment.format(text)} + @a") is Verdict.DIRTY
+    assert judge(f"SELECT 1 {comment.format(text)} + 1").verdict is Verdict.CLEAN
+    assert judge(f"SELECT 1 {comment.format(text)} + @a").verdict is Verdict.DIRTY
 
 
 PIECES = ["'", '"', "`", "\\", "/*", "*/", "/*!", "--", "#", "\n", "\x01", "\u2003", "\xa0", ";", " ", "a", "(", ")", "%s"]
@@ -189,7 +189,7 @@ PIECES = ["'", '"', "`", "\\", "/*", "*/", "/*!", "--", "#", "\n", "\x01", "\u20
 def test_no_wrapping_hides_a_user_variable_from_the_server_and_from_us_alike(pieces):
     """Whatever stands before it: where the judge sees the variable as text, so does a server in either SQL mode."""
     sql = "SELECT 1 " + "".join(pieces) + " @a"
-    if judge(sql) is Verdict.CLEAN:
+    if judge(sql).verdict is Verdict.CLEAN:
         assert all(is_inert(sql, backslash_escapes=mode) for mode in (True, False))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -454,6 +454,62 @@ class TestThePreviousStatement:
         number = insert(wrapper, "c")
         fetch(wrapper, "SELECT 1")
         assert fetch(wrapper, "SELECT LAST_INSERT_ID()") == [(number,)]
+
+    @pytest.mark.parametrize(
+        "sql",
+        [
+            "INSERT INTO shop_account (id, name, balance) VALUES (4711, 'own id', 0)",
+            "INSERT INTO shop_account (name, balance) SELECT name, balance FROM shop_account WHERE id = 0",
+        ],
+        ids=["an id of its own", "no row"],
+    )
+    @pytest.mark.parametrize("block", [transaction.atomic, hold_connection, None])
+    def test_nor_after_an_insert_that_sets_none(self, wrapper, sql, block):
+        """The server keeps the older one, which is a former borrower's."""
+        somebody_else(wrapper, "INSERT INTO shop_account (name, balance) VALUES ('b', 0)")
+        with block(using=wrapper.alias) if block else nullcontext():
+            fetch(wrapper, sql)
+            with pytest.raises(PreviousStatementLost, match=r"cursor\.lastrowid"):
+                fetch(wrapper, "SELECT LAST_INSERT_ID()")
+            number = insert(wrapper, "c")
+            assert fetch(wrapper, "SELECT LAST_INSERT_ID()") == [(number,)]
+
+    def test_where_nobody_else_has_inserted_the_server_alone_knows(self, wrapper):
+        wrapper.close()
+        fetch(wrapper, "SET @a = 1")  # the session is reset, and has no last id
+        wrapper.close()
+        with transaction.atomic(using=wrapper.alias):
+            number = insert(wrapper, "a")
+            fetch(wrapper, "INSERT INTO shop_account (id, name, balance) VALUES (4711, 'own id', 0)")
+            assert fetch(wrapper, "SELECT LAST_INSERT_ID()") == [(number,)]
+
+    def test_both_in_one_statement(self, wrapper):
+        """To ask for the last id first would change what it says of the previous statement."""
+        ask = "SELECT LAST_INSERT_ID(), ROW_COUNT()"
+        wrapper.close()
+        fetch(wrapper, "SET @a = 1")
+        wrapper.close()
+        with transaction.atomic(using=wrapper.alias):
+            number = insert(wrapper, "a")
+            assert fetch(wrapper, ask) == [(number, 1)]
+        somebody_else(wrapper, "INSERT INTO shop_account (name, balance) VALUES ('b', 0)")
+        with transaction.atomic(using=wrapper.alias):
+            insert(wrapper, "c")
+            with pytest.raises(PreviousStatementLost):
+                fetch(wrapper, ask)
+
+    def test_nor_the_last_requests(self, wrapper):
+        """Of the same thread, on the same session, which nobody else has used."""
+        with Scope() as scope:
+            insert(wrapper, "a")
+            assert fetch(wrapper, "SELECT LAST_INSERT_ID()")
+        scope.end()
+        with Scope() as scope:
+            with pytest.raises(PreviousStatementLost):
+                fetch(wrapper, "SELECT LAST_INSERT_ID()")
+            with pytest.raises(PreviousStatementLost):
+                fetch(wrapper, "SELECT ROW_COUNT()")
+        scope.end()
 
     def test_nor_where_there_was_no_statement(self, wrapper):
         insert(wrapper, "a")

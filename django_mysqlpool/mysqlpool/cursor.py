@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .lease import Lease
-from .statements import Verdict, judge
+from .statements import CALL, Judgement, judge
+
+if TYPE_CHECKING:
+    from .session import Session
 
 
 @cache
@@ -17,13 +20,6 @@ def watched(cursor_class: type, *mixins: type) -> type:
     Given to the driver as its ``cursorclass``, it sees Django's statements and those of raw cursors alike.
     """
     return type(f"Watched{cursor_class.__name__}", (_Watched, *mixins, cursor_class), {})
-
-
-def _is_several(statement: object) -> bool:
-    """Whether further results may follow the first, until ``nextset()`` has said that there is none."""
-    if isinstance(statement, (bytes, bytearray)):
-        return b";" in statement
-    return isinstance(statement, str) and ";" in statement
 
 
 class _Watched:
@@ -48,29 +44,40 @@ class _Watched:
         self._connection = connection
 
     def execute(self, query: Any, args: Any = None) -> Any:
-        if self._is_judged:
+        if self._is_judged or self._lease is None:
             return super().execute(query, args)  # type: ignore[misc]
-        lease = self._lease_for(query)
-        if lease is None:
-            return super().execute(query, args)  # type: ignore[misc]
-        return self._send(lease, judge(query), super().execute, query, args)  # type: ignore[misc]
+        return self._send(query, judge(query), super().execute, query, args)  # type: ignore[misc]
 
     def executemany(self, query: Any, args: Any) -> Any:
-        lease = self._lease_for(query)
-        if lease is None:
+        if self._lease is None:
             return super().executemany(query, args)  # type: ignore[misc]
         # The driver's executemany() calls execute() with texts that hold the rows; it is the template that is judged.
         self._is_judged = True
         try:
-            return self._send(lease, judge(query), super().executemany, query, args)  # type: ignore[misc]
+            return self._send(query, judge(query), super().executemany, query, args)  # type: ignore[misc]
         finally:
             self._is_judged = False
 
     def callproc(self, procname: Any, args: Any = ()) -> Any:
-        lease = self._lease_for("CALL")
-        if lease is None:
+        if self._lease is None:
             return super().callproc(procname, args)  # type: ignore[misc]
-        return self._send(lease, Verdict.DIRTY, super().callproc, procname, args)  # type: ignore[misc]
+        return self._send("CALL", CALL, super().callproc, procname, args)  # type: ignore[misc]
+
+    def _discard(self) -> None:
+        """Read what is left of answers.
+
+        The driver gives up the GIL to ask for the next one, twice for each statement. Where it can tell that there is none,
+        it need not ask: the threads of a busy process change places less often.
+        """
+        lease = self._lease
+        if lease is None or lease.is_over or lease.session.has_more_answers() is not False:
+            super()._discard()  # type: ignore[misc]
+            return
+        connection, self._connection = self._connection, None
+        try:
+            super()._discard()  # type: ignore[misc]
+        finally:
+            self._connection = connection
 
     def nextset(self) -> Any:
         if self._is_inside:
@@ -83,28 +90,27 @@ class _Watched:
         try:
             with lease.use:
                 more = super().nextset()  # type: ignore[misc]
-                lease.is_busy = self._has_unread_rows(lease) or bool(more and self._may_have_more)
+                lease.is_busy = self._has_unread_rows(lease.session) or bool(more and self._may_have_more)
                 return more
         finally:
             if lease.is_wanted_back:
                 lease.settle()
 
-    def _has_unread_rows(self, lease: Lease) -> bool:
+    def _has_unread_rows(self, session: Session) -> bool:
         """An unbuffered cursor reads its rows from the server while they are fetched."""
         result = self._result  # type: ignore[attr-defined]
-        return result is not None and lease.session.driver.has_unread_rows(result)
+        return result is not None and session.driver.has_unread_rows(result)
 
-    def _lease_for(self, statement: object) -> Lease | None:
-        """The lease to send a statement on; ``None`` where the connection is not pooled."""
+    def _lease_for(self, statement: object, judgement: Judgement) -> Lease:
+        """The lease to send a statement on."""
         lease = self._lease
-        if lease is None:
-            return None
+        assert lease is not None
         if lease.is_shared:
             if lease.is_over and self._connection is not None:
                 lease = self._take_again(lease)
             wrapper = lease.wrapper()
             if wrapper is not None:
-                wrapper.must_reach_previous(lease, statement)
+                wrapper.must_reach_previous(lease, judgement)
         lease.statement = statement
         return lease
 
@@ -136,25 +142,36 @@ class _Watched:
         if lease.is_wanted_back:
             lease.settle()
 
-    def _send(self, lease: Lease, verdict: Verdict, send: Any, *args: Any) -> Any:
-        session, statement = lease.session, lease.statement
+    def _send(self, statement: object, judgement: Judgement, send: Any, *args: Any) -> Any:
+        lease = self._lease_for(statement, judgement)
+        session = lease.session
+        is_read = False
         try:
             with lease.use:
-                if verdict and not lease.is_over:
-                    session.note(verdict, statement)
+                if judgement.verdict and not lease.is_over:
+                    session.note(judgement.verdict, statement)
                 session.sent += 1
+                self._may_have_more = False
                 try:
-                    return send(*args)
+                    answer = send(*args)
+                    if not lease.is_over:
+                        more = session.has_more_answers()
+                        self._may_have_more = not judgement.is_single if more is None else more
+                    is_read = not (self._may_have_more or self._has_unread_rows(session))
+                    if lease.run is not None and judgement.sets_last_id:
+                        lease.run.last_id = self.lastrowid  # type: ignore[attr-defined]
+                    return answer
                 except BaseException as error:
                     if not lease.is_over:
                         lease.note_error(error)
                     raise
                 finally:
-                    self._may_have_more = ";" in statement if type(statement) is str else _is_several(statement)
-                    result = self._result  # type: ignore[attr-defined]
-                    lease.is_busy = self._may_have_more or (result is not None and session.driver.has_unread_rows(result))
+                    lease.is_busy = self._may_have_more or self._has_unread_rows(session)
                     if not lease.is_over:
                         session.last_used = time.monotonic()
         finally:
             if lease.is_wanted_back:
+                # In this moment nothing can have been done since.
+                lease.is_read = is_read
                 lease.settle()
+                lease.is_read = False

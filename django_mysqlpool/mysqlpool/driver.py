@@ -60,6 +60,10 @@ class Driver(ABC):
         """Whether the last answer was read to its end, as far as is known without asking the server."""
 
     @abstractmethod
+    def has_more_answers(self, connection: Any) -> bool | None:
+        """Whether another answer follows the last statement's; ``None`` where that can't be known without asking."""
+
+    @abstractmethod
     def has_unread_rows(self, result: Any) -> bool:
         """Whether ``result``, which a cursor keeps, has rows that are still with the server."""
 
@@ -93,6 +97,10 @@ class Mysqlclient(Driver):
 
     def is_between_statements(self, connection: Any) -> bool:
         return connection.next_result() == -1  # type: ignore[no-any-return]
+
+    def has_more_answers(self, connection: Any) -> bool | None:
+        more_results = getattr(connection, "more_results", None)  # since 2.3
+        return None if more_results is None else bool(more_results())
 
     def has_unread_rows(self, result: Any) -> bool:
         return True  # a cursor that has read them all keeps none
@@ -204,6 +212,10 @@ class PyMySQL(Driver):
     def is_between_statements(self, connection: Any) -> bool:
         # The driver closes a connection that is interrupted while it reads, by gevent's Timeout for instance.
         return connection.open and not (connection._result and self.has_unread_rows(connection._result))
+
+    def has_more_answers(self, connection: Any) -> bool | None:
+        result = connection._result
+        return result is not None and bool(result.has_next)
 
     def has_unread_rows(self, result: Any) -> bool:
         return bool(result.unbuffered_active or result.has_next)

@@ -11,14 +11,15 @@ class PoolTimeout(OperationalError):
 
 
 class PreviousStatementLost(ProgrammingError):
-    """A statement asks about the one before it (``LAST_INSERT_ID()``, ``SHOW WARNINGS``), whose session is gone.
+    """A statement asks about an earlier one (``LAST_INSERT_ID()``, ``SHOW WARNINGS``) and would be told of somebody else's.
 
     Only where ``release`` is ``"transaction"``. Nothing was sent.
     """
 
     def __init__(self, alias: str) -> None:
         super().__init__(
-            f"Alias '{alias}': this statement asks about the one before it, and the session of that one went back to the "
-            "pool (release = 'transaction') and has been used since. Put both in one transaction.atomic(), or in "
-            "django_mysqlpool.hold_connection()."
+            f"Alias '{alias}': this statement asks about the one before it, and the session would answer for somebody "
+            "else's: it went back to the pool in between (release = 'transaction'), or there was no INSERT of yours that "
+            "the server numbered. Put both in one transaction.atomic(), or in django_mysqlpool.hold_connection(); for the "
+            "id of an INSERT, cursor.lastrowid needs neither."
         )

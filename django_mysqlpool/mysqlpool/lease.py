@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .report import Stack
     from .scope import Scope
     from .session import Session
+    from .transactions import Run
     from .wrapper import PooledDatabaseMixin
 
 
@@ -39,12 +40,16 @@ class Lease:
     stack: Stack | None = None
     #: The last statement's template, for the kind of statement that it is.
     statement: object = None
+    #: What its statements are part of, from the first one on, if the lease ``is_shared``.
+    run: Run | None = None
     #: It has been logged that it was out for longer than ``leak_after``.
     is_reported = False
     #: The connection is of no more use: it is closed at its checkin, or before the next statement.
     is_lost = False
     #: A cursor has been made and not yet used, or has rows that are still with the server.
     is_busy = False
+    #: No answer is unread: its last statement's has just been read to its end.
+    is_read = False
     #: It stays with its thread between statements, though it is wanted back; it has been counted.
     is_pinned = False
     #: The holder gives it back when it is done with what it is doing: its scope has ended, or it ``is_shared``.

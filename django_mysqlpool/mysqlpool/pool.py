@@ -339,7 +339,7 @@ class Pool:
                 not (discard or lease.is_lost)
                 and session.generation == self.generation
                 and not (self.pressure.until and self._must_yield(session))
-                and self._clean(session, params)
+                and self._clean(lease, params)
             )
         except Exception as error:
             logger.info("Pool %s: a connection could not be cleaned and is closed: %s", self.name, error)
@@ -361,10 +361,10 @@ class Pool:
                 lease.scope.discard(lease)
         return lease
 
-    def _clean(self, session: Session, params: Callable[[], dict[str, Any]]) -> bool:
-        always = self.options.reset == "always"
+    def _clean(self, lease: Lease, params: Callable[[], dict[str, Any]]) -> bool:
+        session, always = lease.session, self.options.reset == "always"
         if not session.verdict and not always:
-            return session.clean(None, always_reset=False)
+            return session.clean(None, always_reset=False, is_read=lease.is_read)
         return session.clean(params(), always_reset=always)
 
     def _must_yield(self, session: Session) -> bool:

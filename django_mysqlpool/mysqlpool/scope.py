@@ -40,7 +40,7 @@ class Scope:
     for its name, "GET /orders/" for instance, where a person is told who has a connection.
     """
 
-    __slots__ = ("_token", "_work", "blocks", "has_ended", "leases", "parent")
+    __slots__ = ("__weakref__", "_token", "_work", "blocks", "has_ended", "leases", "parent")
 
     def __init__(self, work: Callable[[], str] | None = None) -> None:
         self._work = work

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.pool.base import _ConnDialect
 
-from .sockets import glance, identity, is_readable
+from .glance import Glance
+from .sockets import identity, is_readable
 from .statements import Verdict
 
 if TYPE_CHECKING:
     from .driver import Driver, Rows
     from .lease import Lease
+    from .transactions import Run
 
 #: The shortest and the longest life of a connection, as parts of ``recycle``: made together, they don't die together.
 JITTER = (0.8, 1.0)
@@ -34,7 +36,7 @@ class Session:
     """
 
     __slots__ = (
-        "_poll",
+        "_has_news",
         "_socket",
         "born",
         "connection",
@@ -45,6 +47,7 @@ class Session:
         "is_set_up",
         "is_suspect",
         "jitter",
+        "last_id_of",
         "last_used",
         "lease",
         "record",
@@ -73,13 +76,16 @@ class Session:
         self.dirtied_by: object = None
         #: How many statements have been sent, by whomever.
         self.sent = 0
+        #: Whose statement may have set ``LAST_INSERT_ID()``, since the connect or the last reset.
+        self.last_id_of: Run | None = None
         self.jitter = random.uniform(*JITTER)
         #: Of its socket. The driver does not tell it while another thread uses the connection, as one may during a fork.
         self.descriptor = driver.descriptor(connection)
         # No program that this one starts keeps the session alive.
         os.set_inheritable(self.descriptor, False)
         self._socket = identity(self.descriptor)
-        self._poll = glance(self.descriptor)
+        #: An idle session's socket has nothing to read, except where the server hung up or says why it is about to.
+        self._has_news = Glance(self.descriptor)
         connection.mysqlpool_session = self
 
     def __repr__(self) -> str:
@@ -125,16 +131,22 @@ class Session:
             self.is_suspect
             or now - self.last_used > ping_after
             or now - self.born > lifetime * self.jitter
-            or self._poll.poll(0)
+            or self._has_news()
         )
+
+    def has_more_answers(self) -> bool | None:
+        """Whether another answer follows the last statement's; ``None``: this driver does not know without asking.
+
+        Rows of an unbuffered cursor are no other answer.
+        """
+        return self.driver.has_more_answers(self.connection)
 
     def is_alive(self, ping_after: float, now: float, patience: float = PING_PATIENCE) -> bool:
         """Whether the server still listens; without a round trip where it was used ``ping_after`` seconds ago or later.
 
-        ``patience`` is how many seconds an answer may take. An idle session's socket has nothing to read, except where
-        the server hung up or says why it is about to.
+        ``patience`` is how many seconds an answer may take.
         """
-        if self._poll.poll(0):
+        if self._has_news():
             return False
         if self.is_suspect or now - self.last_used > ping_after:
             if not self._answers(patience):
@@ -158,16 +170,16 @@ class Session:
         """Whether ``clean()`` has to talk with the server: to reset or close the session, or to roll back."""
         return self.verdict is not Verdict.CLEAN or not self.connection.get_autocommit()
 
-    def clean(self, params: Mapping[str, Any] | None, *, always_reset: bool) -> bool:
+    def clean(self, params: Mapping[str, Any] | None, *, always_reset: bool, is_read: bool = False) -> bool:
         """Leave nothing of this borrower's in the session; ``False`` where only closing it does that.
 
-        ``params`` are the connection parameters to reset it with. Errors of the driver go up: the connection is then to be
-        closed too.
+        ``params`` are the connection parameters to reset it with. With ``is_read`` it is known that no answer is unread.
+        Errors of the driver go up: the connection is then to be closed too.
         """
         connection = self.connection
         if self.verdict is Verdict.UNSALVAGEABLE:
             return False
-        if not self.driver.is_between_statements(connection):
+        if not is_read and not self.driver.is_between_statements(connection):
             return False
         if self.verdict is Verdict.DIRTY or always_reset:
             # MariaDB Connector/C's mysql_change_user() writes to freed memory where the connection has been cut.
@@ -182,6 +194,7 @@ class Session:
         """Make the session as new, less what ``init_connection_state`` does: that follows at its next checkout."""
         self.sent += 1
         self.is_set_up = False
+        self.last_id_of = None
         if not self.driver.reset(self.connection, params):
             return False
         self.verdict = Verdict.CLEAN

@@ -1,11 +1,12 @@
-"""Looking at a socket without reading it, and waiting for one; under gevent too, which puts others at select's place."""
+"""Waiting for a socket, and what gevent changes about that."""
 
 from __future__ import annotations
 
 import os
 import select
 import sys
-from typing import Any
+
+from .glance import Glance
 
 
 def is_patched_by_gevent() -> bool:
@@ -20,22 +21,10 @@ def is_in_hub() -> bool:
     return hub is not None and isinstance(hub.getcurrent(), hub.Hub)
 
 
-def glance(descriptor: int) -> Any:
-    """A ``poll`` object for a look that waits for nothing: ``poll(0)``. For one thread at a time.
-
-    It is the system's own. That of gevent switches to other greenlets, even where it is not to wait.
-    """
-    monkey = sys.modules.get("gevent.monkey")
-    make = select.poll if monkey is None else monkey.get_original("select", "poll")
-    poll = make()
-    poll.register(descriptor, select.POLLIN)
-    return poll
-
-
 def is_readable(descriptor: int, seconds: float) -> bool:
     """Whether there is something to read, or an end, within ``seconds``; under gevent others run meanwhile."""
     if seconds <= 0:
-        return bool(glance(descriptor).poll(0))
+        return Glance(descriptor)()  # gevent's poll() lets others run, even where it is not to wait
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(seconds * 1000))

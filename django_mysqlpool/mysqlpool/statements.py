@@ -29,15 +29,18 @@ class Verdict(IntEnum):
     UNSALVAGEABLE = 2
 
 
-class Memory(NamedTuple):
-    """What a statement has to do with its session's memory of earlier ones."""
+class Judgement(NamedTuple):
+    """What a statement leaves in its session, and what it has to do with what earlier ones have left there."""
 
-    #: Its answer is about the statement before it.
-    asks_about_previous: bool
-    #: Its answer is about the last INSERT, which may be further back.
-    asks_about_last_id: bool
-    #: The last id is of this statement, afterwards.
-    sets_last_id: bool
+    verdict: Verdict
+    #: Its answer is about the statement before it: ``ROW_COUNT()``.
+    asks_about_previous: bool = False
+    #: Its answer is about the last INSERT, which may be further back: ``LAST_INSERT_ID()``.
+    asks_about_last_id: bool = False
+    #: The last id may be of this statement, afterwards.
+    sets_last_id: bool = False
+    #: It has one answer, unless an error is it.
+    is_single: bool = False
 
 
 # Built-in functions whose calls change nothing but their result. From the function indexes of the manuals of MySQL 9 and
@@ -127,15 +130,15 @@ _TRANSACTION = re.compile(
 )
 # What a session acts as: MariaDB's change_user and every server's reset of a session leave it as it was.
 _ROLE = re.compile(r"\s*set\s+(?:role|session\s+authorization)\b", re.IGNORECASE)
-# What the server answers from a session's memory of its last statement. (With an argument, LAST_INSERT_ID() sets it.)
+# What the server answers from a session's memory of its last statement.
 _PREVIOUS = re.compile(
-    r"\b(?:last_insert_id|row_count|found_rows)\s*\(\s*\)"
+    r"\b(?:row_count|found_rows)\s*\(\s*\)"
     r"|\bshow\s+(?:count\s*\(\s*\*\s*\)\s+)?(?:warnings|errors)\b"
     r"|\bget\s+(?:current\s+|stacked\s+)?diagnostics\b"
-    r"|@@\s*(?:(?:session|local)\s*\.\s*)?(?:last_insert_id|identity|warning_count|error_count)\b",
+    r"|@@\s*(?:(?:session|local)\s*\.\s*)?(?:warning_count|error_count)\b",
     re.IGNORECASE,
 )
-# The last one of these outlives statements that insert nothing.
+# And of the last id, which outlives statements that insert nothing. (With an argument, LAST_INSERT_ID() sets it.)
 _LAST_ID = re.compile(
     r"\blast_insert_id\s*\(\s*\)|@@\s*(?:(?:session|local)\s*\.\s*)?(?:last_insert_id|identity)\b", re.IGNORECASE
 )
@@ -146,8 +149,13 @@ _QUERIES = frozenset({"select", "values", "table", "update", "delete", "show", "
 _INSERTS = frozenset({"insert", "replace"})
 
 
-def judge(sql: object) -> Verdict:
-    """The verdict on a statement, or on several in one string.
+#: Of what is no text; and of a procedure's call.
+NOT_A_TEXT = Judgement(Verdict.DIRTY)
+CALL = Judgement(Verdict.DIRTY, sets_last_id=True)
+
+
+def judge(sql: object) -> Judgement:
+    """The judgement on a statement, or on several in one string.
 
     ``sql`` is the template as it was given to ``cursor.execute``: with placeholders, before its arguments are filled in.
     """
@@ -155,7 +163,7 @@ def judge(sql: object) -> Verdict:
         # Bytes beyond ASCII can only be part of names and strings; any one-byte encoding keeps them apart from syntax.
         sql = sql.decode("latin-1")
     elif not isinstance(sql, str):
-        return Verdict.DIRTY
+        return NOT_A_TEXT
     return _judge_text(sql) if len(sql) > LONGEST_REMEMBERED else _judge_remembered(sql)
 
 
@@ -167,29 +175,18 @@ def kind_of(statement: object) -> str | None:
     return match[1].upper() if match else None
 
 
-def memory_of(sql: object) -> Memory:
-    """What a statement has to do with its session's memory of earlier ones."""
-    if isinstance(sql, (bytes, bytearray)):
-        sql = sql.decode("latin-1")
-    elif not isinstance(sql, str):
-        return Memory(False, False, False)
-    return _memory_of_text(sql) if len(sql) > LONGEST_REMEMBERED else _memory_remembered(sql)
-
-
-def _memory_of_text(sql: str) -> Memory:
+def _judge_text(sql: str) -> Judgement:
     text = _OPAQUE.sub(_stand_in, sql)
-    asks_last_id = _LAST_ID.search(text) is not None
-    return Memory(asks_last_id or _PREVIOUS.search(text) is not None, asks_last_id, _SETS_LAST_ID.match(text) is not None)
-
-
-_memory_remembered = lru_cache(maxsize=2048)(_memory_of_text)
-
-
-def _judge_text(sql: str) -> Verdict:
-    text = _OPAQUE.sub(_stand_in, sql)
-    return max(
+    verdict = max(
         (_judge_one(statement) for statement in text.split(";") if not statement.isspace() and statement),
         default=Verdict.CLEAN,
+    )
+    return Judgement(
+        verdict,
+        asks_about_previous=_PREVIOUS.search(text) is not None,
+        asks_about_last_id=_LAST_ID.search(text) is not None,
+        sets_last_id=_SETS_LAST_ID.match(text) is not None,
+        is_single=verdict is Verdict.CLEAN and ";" not in sql,
     )
 
 

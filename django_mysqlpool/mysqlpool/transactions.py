@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
+from weakref import ReferenceType, ref
 
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.utils import debug_transaction
 
 from .errors import PreviousStatementLost
 from .scope import Scope, current_scope, on_behalf_of
-from .statements import kind_of, memory_of
+from .statements import Judgement, kind_of
 
 if TYPE_CHECKING:
     from django.db.backends.mysql.base import DatabaseWrapper as _Base
@@ -29,6 +30,21 @@ else:
 
 # What Django's connect() resets, though it may be the first statement of a block that connects.
 _BLOCK = ("in_atomic_block", "savepoint_ids", "atomic_blocks", "needs_rollback", "run_on_commit")
+
+
+class Run:
+    """Statements of one wrapper, for one piece of work, on one session, with nobody else's in between."""
+
+    __slots__ = ("has_begun", "last_id")
+
+    def __init__(self) -> None:
+        self.has_begun = False
+        #: What the driver was told by the last statement that may have set ``LAST_INSERT_ID()``; ``None``: there was none.
+        self.last_id: int | None = None
+
+
+#: More than one have set their session's last id.
+_SEVERAL = Run()
 
 
 class TransactionRelease(_Base):
@@ -45,10 +61,9 @@ class TransactionRelease(_Base):
         self._begins_later = False
         #: The piece of work that the transaction is a part of, though its first statement may be sent in another one.
         self._begun_in: Scope | None = None
-        # The session of the last statement, and what had been sent on it by then.
-        self._previous: tuple[Session, int] | None = None
-        # Whether the session's last INSERT is this wrapper's own.
-        self._has_last_id = False
+        # Where the last lease has left off: its session, what had been sent on that by then, and the work it was part of.
+        self._previous: tuple[Session, int, ReferenceType[Scope] | None] | None = None
+        self._run = Run()
 
     @property
     def releases_per_transaction(self) -> bool:
@@ -83,6 +98,7 @@ class TransactionRelease(_Base):
 
     def close(self) -> None:
         super().close()
+        self._previous = None
         if self._begins_later and not self.in_atomic_block:
             self._begins_later, self.autocommit = False, True
 
@@ -162,20 +178,43 @@ class TransactionRelease(_Base):
     def remember_session(self, lease: Lease) -> None:
         """The lease ends: the next statement may ask about its last one."""
         if lease.statement is not None:
-            self._previous = (lease.session, lease.session.sent)
+            self._previous = self._place_of(lease)
 
-    def must_reach_previous(self, lease: Lease, statement: object) -> None:
+    def _place_of(self, lease: Lease) -> tuple[Session, int, ReferenceType[Scope] | None]:
+        return lease.session, lease.session.sent, None if lease.scope is None else ref(lease.scope)
+
+    def must_reach_previous(self, lease: Lease, judgement: Judgement) -> None:
         """Before a statement, which may ask about the one before it, or about the last INSERT.
 
         Raises ``PreviousStatementLost`` where that was sent on another session, or others have used this one since.
         """
-        is_cut_off = lease.statement is None and self._previous != (lease.session, lease.session.sent)
-        if is_cut_off:
-            self._has_last_id = False
-        memory = memory_of(statement)
-        if (is_cut_off and memory.asks_about_previous) or (memory.asks_about_last_id and not self._has_last_id):
+        if lease.run is None:
+            if self._previous != self._place_of(lease):
+                self._run = Run()
+            lease.run = self._run
+        run, session = lease.run, lease.session
+        if (judgement.asks_about_previous and not run.has_begun) or (
+            judgement.asks_about_last_id and not self._is_last_id_of(run, lease, judgement)
+        ):
             raise PreviousStatementLost(self.alias)
-        self._has_last_id |= memory.sets_last_id
+        run.has_begun = True
+        # (After what is dirty the session is reset, and has no last id.)
+        if judgement.sets_last_id or not (judgement.is_single or judgement.verdict):
+            session.last_id_of = run if session.last_id_of in {None, run} else _SEVERAL
+
+    def _is_last_id_of(self, run: Run, lease: Lease, judgement: Judgement) -> bool:
+        """Whether the session's last id is of this run.
+
+        An INSERT that gives its own id, or whose table numbers nothing, leaves an older one in place. So where others have
+        inserted on this session, it is asked which it is; but not where the question is about the previous statement too.
+        """
+        if run.last_id is None or lease.session.last_id_of is run:
+            return run.last_id is not None
+        if judgement.asks_about_previous:
+            return False
+        with lease.use:
+            rows = lease.session.ask(b"SELECT LAST_INSERT_ID()")
+        return rows is not None and int(rows[0][0]) == run.last_id
 
 
 @contextmanager

@@ -140,7 +140,7 @@ class PooledDatabaseMixin(TransactionRelease):
         if lease is not None:
             # What receivers of connection_created have done is set-up too.
             lease.session.mark_set_up()
-            lease.statement = None
+            lease.statement = lease.run = None
             scope = current_scope()
             if scope is not None:
                 scope.add(lease)
