@@ -30,7 +30,7 @@ from .options import PoolOptions
 from .pressure import PAUSE_AFTER_TURN, Pressure
 from .queue import Asking, Asks, SlotPool, SlotTimeout, TooManyWaiting
 from .session import PING_PATIENCE, Farewell, Session
-from .sockets import is_in_hub
+from .sockets import is_patched_by_gevent
 from .statements import Verdict
 from .transit import PATIENCE as PATIENCE_AT_FORK
 from .transit import Transit
@@ -82,7 +82,7 @@ class Pool:
         #: How many connections had to stay between statements, by the reason; where ``release`` is "transaction".
         self.pins: Counter[str] = Counter()
         self.pressure = Pressure()
-        # Leases whose wrapper was dropped where nothing may wait.
+        # Leases whose wrapper was dropped, under gevent; ``reclaim()`` sees to them.
         self._orphans: deque[Lease] = deque()
         #: Whether it is kept warm: from its first checkout on, until it is closed.
         self.is_in_use = False
@@ -445,7 +445,8 @@ class Pool:
         # Of a parent's nothing is closed here, and nobody has forgotten what a thread still held when the process ended.
         if os.getpid() != self._pid or sys.is_finalizing():
             return
-        if is_in_hub():
+        if is_patched_by_gevent():
+            # This may be gevent's hub, where nothing may wait; and an interrupt would be lost here, as any exception is.
             self._orphans.append(lease)
             return
         self._end_lease(lease.session)

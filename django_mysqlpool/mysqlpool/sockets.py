@@ -15,12 +15,6 @@ def is_patched_by_gevent() -> bool:
     return monkey is not None and monkey.is_module_patched("socket")
 
 
-def is_in_hub() -> bool:
-    """Whether this runs in gevent's hub, where nothing may wait: what greenlets leave when they end is dropped there."""
-    hub = sys.modules.get("gevent.hub")
-    return hub is not None and isinstance(hub.getcurrent(), hub.Hub)
-
-
 def is_readable(descriptor: int, seconds: float) -> bool:
     """Whether there is something to read, or an end, within ``seconds``; under gevent others run meanwhile."""
     if seconds <= 0:
