@@ -170,6 +170,8 @@ class PyMySQL(Driver):
     name = "PyMySQL"
     is_cooperative = True
     cursor_mixins = (_PyMySQLCursor,)
+    #: What is used of its connections that has no public name.
+    PRIVATE = ("_sock", "_result", "_read_timeout", "_write_timeout", "_execute_command", "_read_ok_packet")
     #: COM_RESET_CONNECTION of the protocol, for which the driver has no method.
     RESET_CONNECTION = 0x1F
     #: Seconds for ``connect_timeout`` where it is not given, as the driver has it.
@@ -189,9 +191,8 @@ class PyMySQL(Driver):
         return connection
 
     def _check(self, connection: Any) -> None:
-        """Miss the private names now."""
-        names = "_sock", "_result", "_read_timeout", "_write_timeout", "_execute_command", "_read_ok_packet"
-        missing = [name for name in names if not hasattr(connection, name)]
+        """Miss the private names now, and not in the middle of something."""
+        missing = [name for name in self.PRIVATE if not hasattr(connection, name)]
         if missing:
             version = getattr(self._module, "VERSION_STRING", "")
             raise ImproperlyConfigured(

@@ -411,7 +411,7 @@ class Pool:
         """Take back what threads that have ended left out, but for the thread to ``spare``."""
         with suppress(IndexError):
             while self._orphans:
-                self.take_from_nobody(self._orphans.popleft())
+                self._close_orphan(self._orphans.popleft())
         for lease in self.leases():
             if lease.thread is spare or not lease.is_of_a_dead_thread():
                 continue
@@ -448,7 +448,10 @@ class Pool:
         if is_patched_by_gevent():
             # This may be gevent's hub, where nothing may wait; and an interrupt would be lost here, as any exception is.
             self._orphans.append(lease)
-            return
+        else:
+            self._close_orphan(lease)
+
+    def _close_orphan(self, lease: Lease) -> None:
         self._end_lease(lease.session)
         self._tell_lost(lease)
         self._return(lease.entry, is_fit=False)
