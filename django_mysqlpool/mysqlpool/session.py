@@ -49,6 +49,7 @@ class Session:
         "last_id_of",
         "last_used",
         "lease",
+        "more_results",
         "record",
         "sent",
         "verdict",
@@ -56,6 +57,9 @@ class Session:
 
     def __init__(self, connection: Any, record: Any, generation: int) -> None:
         self.connection = connection
+        #: Tells whether another answer follows the last statement's (rows of an unbuffered cursor are none); ``None``: the
+        #: driver can't tell without asking for it. mysqlclient can since 2.3.
+        self.more_results: Callable[[], bool] | None = getattr(connection, "more_results", None)
         #: SQLAlchemy's, which the connection is in.
         self.record = record
         #: Of its pool when it was opened; ``close_pool()`` begins a new one.
@@ -135,14 +139,6 @@ class Session:
             or now - self.born > lifetime * self.jitter
             or self._has_news()
         )
-
-    def has_more_answers(self) -> bool | None:
-        """Whether another answer follows the last statement's; ``None``: this driver does not know without asking.
-
-        mysqlclient does since 2.3. Rows of an unbuffered cursor are no other answer.
-        """
-        more_results = getattr(self.connection, "more_results", None)
-        return None if more_results is None else bool(more_results())
 
     def is_alive(self, ping_after: float, now: float, patience: float = PING_PATIENCE) -> bool:
         """Whether the server still listens; without a round trip where it was used ``ping_after`` seconds ago or later.
@@ -242,7 +238,7 @@ class Farewell(_ConnDialect):
     def _close(self, dbapi_connection: Any, session: Session) -> None:
         socket = os.dup(session.descriptor) if session.has_its_socket() else None
         # They refer to each other; a closed connection must not wait for the garbage collector.
-        session.connection = session.record = None
+        session.connection = session.record = session.more_results = None
         dbapi_connection.close()
         if socket is not None:
             self._wait_for_server(socket)

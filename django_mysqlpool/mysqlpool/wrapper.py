@@ -14,6 +14,7 @@ from typing import Any
 from django.db import DEFAULT_DB_ALIAS
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.signals import connection_created
+from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
 from MySQLdb.cursors import Cursor
 
@@ -29,7 +30,6 @@ from .transactions import TransactionRelease
 
 #: Seconds since the last statement after which the connection is looked at before the next one.
 LOOK_AGAIN_AFTER = 1.0
-
 
 #: What Django calls to connect; a class that overrides one of these wants to be asked each time.
 _SEAMS = frozenset(
@@ -104,14 +104,10 @@ class PooledDatabaseMixin(TransactionRelease):
             return super().get_new_connection(conn_params)
         pool = self._pool_for(conn_params)
         if self._lease is None:
-            self._check_out(pool, conn_params)
-        assert self._lease is not None
-        return self._lease.session.connection
-
-    def _check_out(self, pool: Pool, conn_params: dict[str, Any]) -> None:
-        self._lease = pool.checkout(self, conn_params)
+            self._lease = pool.checkout(self, conn_params)
         if self._known_facts is not pool.server_facts:
             self._forget_server()
+        return self._lease.session.connection
 
     def open_connection(self, conn_params: dict[str, Any]) -> Any:
         """A connection of the driver's, for the pool."""
@@ -120,9 +116,8 @@ class PooledDatabaseMixin(TransactionRelease):
     def connect(self) -> None:
         self._is_connecting = self.pool_options is not None
         try:
-            if not (self._is_parked and self._resume()):
-                super().connect()
-                self._settings_then = _copied(self.settings_dict)
+            super().connect()
+            self._settings_then = _copied(self.settings_dict)
         except BaseException:
             # A session that could not be set up is nobody's; Django would keep it.
             if self._lease is not None:
@@ -135,16 +130,21 @@ class PooledDatabaseMixin(TransactionRelease):
             # What receivers of connection_created have done is set-up too.
             lease.session.mark_set_up()
             lease.statement = lease.run = None
-            scope = current_scope()
-            if scope is not None:
-                scope.add(lease)
-            if scope is None or lease.pool.options.leak_after is not None:
-                lease.stack = stack_of_caller()
-            if lease.is_shared:
-                lease.is_wanted_back = True
+            self._count_in(lease)
 
+    def _count_in(self, lease: Lease) -> None:
+        """The lease is ready for use: it is the current work's."""
+        scope = current_scope()
+        if scope is not None:
+            scope.add(lease)
+        if scope is None or lease.pool.options.leak_after is not None:
+            lease.stack = stack_of_caller()
+        if lease.is_shared:
+            lease.is_wanted_back = True
+
+    @async_unsafe
     def _resume(self) -> bool:
-        """Take a connection where Django's ``connect()`` would change nothing else; ``False``: it is to do the rest.
+        """Take a connection that lies ready where Django's ``connect()`` would change nothing else.
 
         That is where nothing has been done to this wrapper since it gave a connection back, its settings are what they
         were, nobody listens for new connections, no class but Django's and ours has a say in it, and the session is set up.
@@ -153,17 +153,21 @@ class PooledDatabaseMixin(TransactionRelease):
         if not self._is_plain or connection_created.receivers or self._settings_then != self.settings_dict:
             return False
         assert self._bound is not None
-        (conn_params, _, autocommit), pool = self._bound
-        if pool.is_abandoned:
+        (_, _, autocommit), pool = self._bound
+        lease = None if pool.is_abandoned else pool.checkout_warm(self)
+        if lease is None:
             return False
-        self._check_out(pool, conn_params)
-        assert self._lease is not None
-        session = self._lease.session
-        if not session.is_set_up or session.connection.get_autocommit() != autocommit:
-            return False
+        self._lease, session = lease, lease.session
+        if (
+            self._known_facts is not pool.server_facts
+            or not session.is_set_up
+            or session.connection.get_autocommit() != autocommit
+        ):
+            return False  # connect() goes on with this lease
         self.errors_occurred = False
         self.health_check_done = True
         self.connection = session.connection
+        self._count_in(lease)
         return True
 
     def init_connection_state(self) -> None:
@@ -184,6 +188,8 @@ class PooledDatabaseMixin(TransactionRelease):
                 self._look_again(lease)
             if self._lease is lease and self.connection is not None:
                 return
+        elif self._is_parked and self._begun_in is None and not self._begins_later and self._resume():
+            return
         super().ensure_connection()
 
     def _look_again(self, lease: Lease) -> None:
