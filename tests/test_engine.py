@@ -319,13 +319,13 @@ class TestWhatAWarmCheckoutLeavesOut:
         wrapper = make_alias(pool={"events": events})
         for _ in range(2):
             backend_pid(wrapper)
-            wrapper.close()
+            wrapper.give_back()
         assert told == ["checkout", "checkin"] * 2
 
     def test_receivers_of_connection_created_are_told(self, make_alias):
         wrapper, told = make_alias(), []
         backend_pid(wrapper)
-        wrapper.close()
+        wrapper.give_back()
 
         def receiver(connection, **kwargs):
             told.append(connection.alias)
@@ -334,7 +334,7 @@ class TestWhatAWarmCheckoutLeavesOut:
         try:
             for _ in range(2):
                 backend_pid(wrapper)
-                wrapper.close()
+                wrapper.give_back()
         finally:
             connection_created.disconnect(receiver)
         assert told == [wrapper.alias] * 2
@@ -342,12 +342,12 @@ class TestWhatAWarmCheckoutLeavesOut:
     def test_settings_that_were_changed_in_their_place_are_read(self, make_alias):
         wrapper = make_alias()
         backend_pid(wrapper)
-        wrapper.close()
+        wrapper.give_back()
         wrapper.settings_dict["OPTIONS"]["init_command"] = "SET @hello = 1"
         with wrapper.cursor() as cursor:
             cursor.execute("SELECT @hello")
             assert cursor.fetchone() == (1,)
-        wrapper.close()
+        wrapper.give_back()
 
     def test_a_class_that_overrides_a_seam_is_asked(self, make_alias):
         connects = []
@@ -361,14 +361,14 @@ class TestWhatAWarmCheckoutLeavesOut:
         wrapper = Wrapper(connections[alias].settings_dict, alias)
         for _ in range(2):
             backend_pid(wrapper)
-            wrapper.close()
+            wrapper.give_back()
         assert connects == [alias] * 2
         wrapper.close_pool()
 
     def test_an_event_loop_must_not_connect(self, make_alias):
         wrapper = make_alias()
         backend_pid(wrapper)
-        wrapper.close()
+        wrapper.give_back()
 
         async def connect():
             wrapper.ensure_connection()
