@@ -1,0 +1,108 @@
+"""The same tests on several engines, and what the pooled ones differ in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from devtools.django_suite.differences import expected
+from devtools.django_suite.environment import Environment, EnvironmentProblem
+from devtools.django_suite.outcomes import FAILED, MISSING, Difference, Outcomes, differences
+from devtools.django_suite.run import STOCK, Run
+from devtools.server import Server
+
+LOOK_SECONDS = 1
+
+
+@dataclass
+class Judgement:
+    """What a pooled engine differs in from the stock one."""
+
+    #: By the test, the reason why it is right.
+    reasons: dict[str, str]
+    right: list[Difference]
+    doubtful: list[Difference]
+    #: Listed as differences, and run, and none.
+    outdated: list[str]
+    #: Those of the doubtful that no run of their tests alone has shown again.
+    passing: list[Difference]
+
+    @property
+    def left(self) -> list[Difference]:
+        """Those that nothing explains."""
+        return [difference for difference in self.doubtful if difference not in self.passing]
+
+
+class Suite:
+    """Django's tests on a server; each engine has databases of its own there."""
+
+    def __init__(self, environment: Environment, server: Server, engines: Sequence[str], console: Console) -> None:
+        self.environment = environment
+        self.server = server
+        self.engines = engines
+        self.console = console
+
+    def run(self, labels: Sequence[str], processes: int) -> dict[str, Outcomes]:
+        """The outcomes on each engine, all run at the same time."""
+        return self._run(self.engines, labels, processes, "first")
+
+    def judge(self, outcomes: dict[str, Outcomes]) -> dict[str, Judgement]:
+        """What each pooled engine differs in; what nothing explains is run once more, alone, on the stock engine too."""
+        stock = outcomes[STOCK]
+        judged = {engine: judge(engine, stock, pooled) for engine, pooled in outcomes.items() if engine != STOCK}
+        in_doubt = {engine: judgement for engine, judgement in judged.items() if judgement.doubtful}
+        labels = {difference.label for judgement in in_doubt.values() for difference in judgement.doubtful}
+        if labels:
+            self.console.print(f"{len(labels)} differences are run once more, alone:")
+            again = self._run([STOCK, *in_doubt], sorted(labels), 1, "once more")
+            for engine, judgement in in_doubt.items():
+                repeated = {difference.test for difference in differences(again[STOCK], again[engine])}
+                judgement.passing = [d for d in judgement.doubtful if d.test not in repeated]
+        return judged
+
+    def _run(self, engines: Sequence[str], labels: Sequence[str], processes: int, name: str) -> dict[str, Outcomes]:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self.console) as progress, ExitStack() as stack:
+            runs = {}
+            for engine in engines:
+                task = progress.add_task(engine, total=None)
+                runs[task] = Run(self.environment, self.server, engine, labels, processes, name)
+                stack.callback(runs[task].kill)
+            while follow(runs, progress):
+                time.sleep(LOOK_SECONDS)
+        for run in runs.values():
+            if not run.has_ended_well:
+                raise EnvironmentProblem(f"{run.engine} did not come to its end; its log is {run.log}:\n{run.tail()}")
+        return {run.engine: run.outcomes for run in runs.values()}
+
+
+def follow(runs: dict[TaskID, Run], progress: Progress) -> bool:
+    """Show how far the runs are; whether any is still under way."""
+    under_way = [run for run in runs.values() if not run.has_ended]
+    for task, run in runs.items():
+        run.look()
+        outcomes = run.outcomes
+        told = f"{run.engine}, {outcomes.count(FAILED)} failed"
+        progress.update(task, description=told, total=outcomes.total or None, completed=len(outcomes.by_test))
+        if run not in under_way:
+            progress.stop_task(task)
+    return bool(under_way)
+
+
+def judge(engine: str, stock: Outcomes, pooled: Outcomes) -> Judgement:
+    """Before anything has been run again."""
+    reasons = expected(engine)
+    found = differences(stock, pooled)
+    differing = {difference.test for difference in found}
+    return Judgement(
+        reasons=reasons,
+        right=[difference for difference in found if difference.test in reasons],
+        doubtful=[difference for difference in found if difference.test not in reasons],
+        outdated=[test for test in reasons if test not in differing and stock.of(test) != MISSING],
+        passing=[],
+    )
