@@ -19,13 +19,11 @@ from devtools.django_suite.run import ENGINES, STOCK
 from devtools.django_suite.suite import Judgement, Suite
 from devtools.server import PrivateServer, Server, ServerError, server_from_environment
 
-#: Nothing here has to survive a crash, and there are some thousands of tables for each engine.
+#: Nothing here has to survive a crash.
 SERVER_OPTIONS = (
-    "--innodb-buffer-pool-size=256M",
+    "--innodb-buffer-pool-size=128M",
     "--innodb-flush-method=nosync",
     "--innodb-doublewrite=0",
-    "--table-open-cache=4000",
-    "--table-definition-cache=4000",
 )
 
 console = Console()
@@ -74,12 +72,13 @@ def stop_once(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def prepared_server(stack: ExitStack) -> Server:
-    """One for all engines; each has databases of its own there."""
-    server = stack.enter_context(server_from_environment(options=SERVER_OPTIONS))
-    if isinstance(server, PrivateServer):
-        server.load_time_zones()
-    return server
+def prepared_servers(engines: list[str], stack: ExitStack) -> dict[str, Server]:
+    """A server for each engine, or the one that there is: each has databases of its own there."""
+    servers = {engine: stack.enter_context(server_from_environment(options=SERVER_OPTIONS)) for engine in engines}
+    for server in servers.values():
+        if isinstance(server, PrivateServer):
+            server.load_time_zones()
+    return servers
 
 
 def run_suite(arguments: argparse.Namespace) -> bool:
@@ -88,11 +87,11 @@ def run_suite(arguments: argparse.Namespace) -> bool:
     with console.status("Setting up") as status:
         environment.make(status.update)
     with ExitStack() as stack:
-        server = prepared_server(stack)
-        engines = [STOCK, *(mode for mode in arguments.modes if mode != STOCK)]
-        suite = Suite(environment, server, engines, console)
+        servers = prepared_servers([STOCK, *(mode for mode in arguments.modes if mode != STOCK)], stack)
+        suite = Suite(environment, servers, console)
         outcomes = suite.run(arguments.labels, arguments.processes)
         judgements = suite.judge(outcomes)
+    server = servers[STOCK]
     kind = "MariaDB" if server.is_mariadb else "MySQL"
     show_counts(outcomes, f"Django {environment.version}, {kind} {server.version}")
     for engine, judgement in judgements.items():

@@ -18,6 +18,7 @@ _RANK = {outcome: rank for rank, outcome in enumerate((PASSED, EXPECTED, SKIPPED
 class Outcomes:
     """The outcome of each test that has ended, by its id, and why it isn't that it passed."""
 
+    #: How many tests the process that runs now has.
     total: int = 0
     by_test: dict[str, str] = field(default_factory=dict)
     details: dict[str, str] = field(default_factory=dict)
@@ -60,10 +61,10 @@ class Difference:
     detail: str
 
     @property
-    def label(self) -> str:
-        """What runs it again: a test, or the class or module that could not be set up."""
+    def labels(self) -> list[str]:
+        """What runs it again: a test, or the class or modules that could not be set up or did not come to their end."""
         group = re.fullmatch(r"\w+ \((.+)\)", self.test)
-        return group[1] if group else self.test
+        return group[1].split() if group else [self.test]
 
 
 def differences(stock: Outcomes, pooled: Outcomes) -> list[Difference]:

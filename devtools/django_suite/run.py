@@ -1,4 +1,4 @@
-"""One run of Django's tests on one engine: a process, and what it has told so far."""
+"""One run of Django's tests on one engine: a process after the other, and what they have told so far."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from devtools.django_suite.environment import WITHIN, Environment
-from devtools.django_suite.outcomes import Outcomes
+from devtools.django_suite.outcomes import FAILED, Outcomes
 from devtools.lifeline import tied
 from devtools.server import Server, tail
 
@@ -23,73 +23,113 @@ ENGINES: dict[str, tuple[str, dict[str, Any]]] = {
     "request": ("django_mysqlpool.backends.mysqlpool", {"pool": {"release": "request"}}),
     "transaction": ("django_mysqlpool.backends.mysqlpool", {"pool": {"release": "transaction"}}),
 }
-#: Seconds without any news after which a run is ended; its log then tells what its threads were doing.
+#: Seconds without any news after which a process is ended; its log then tells what its threads were doing.
 PATIENCE = 600
+#: Test modules a process: MariaDB looks into every table to tell of one table's keys, and all modules have 1,700.
+BATCH = 12
 
 
 class Run:
-    """Starts at once; ``look`` now and then, until it has ended."""
+    """Begins at once; ``look`` now and then, until it has ended."""
 
     def __init__(
         self, environment: Environment, server: Server, engine: str, labels: Sequence[str], processes: int, name: str
     ) -> None:
         self.engine = engine
         self.outcomes = Outcomes()
-        self._news = time.monotonic()
-        folder = environment.run_folder / name / engine
-        tests = environment.unpack_tests(folder)
-        self.log = folder / "log"
-        records = folder / "records"
+        self._server = server
+        self._folder = environment.run_folder / name / engine
+        self._tests = environment.unpack_tests(self._folder)
+        labels = labels or modules(self._tests)
+        self._batches = [list(labels[start : start + BATCH]) for start in range(0, len(labels), BATCH)]
+        self._ended = 0
+        records = self._folder / "records"
         records.touch()
         self._records = records.open(encoding="utf-8")
-        command = [str(environment.python), "runtests.py", "--settings=suite_settings", "--noinput"]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                tied([*command, f"--parallel={processes}", *labels]),
-                cwd=tests,
-                env=self._variables(server, records, environment.package),
+        self._variables = variables(environment, server, engine, records)
+        self._command = [str(environment.python), "runtests.py", "--settings=suite_settings", "--noinput"]
+        self._command.append(f"--parallel={processes}")
+        self._process = self._begin()
+
+    def _begin(self) -> subprocess.Popen[bytes]:
+        """A process for the batch whose turn it is."""
+        self._news = time.monotonic()
+        self._before = len(self.outcomes.by_test)
+        with self._log.open("w") as log:
+            return subprocess.Popen(
+                tied([*self._command, *self._batches[self._ended]]),
+                cwd=self._tests,
+                env=self._variables,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is not for it
             )
 
-    def _variables(self, server: Server, records: Path, package: Path) -> dict[str, str]:
-        engine, options = ENGINES[self.engine]
-        databases = {
-            alias: {"ENGINE": engine, **server.settings(f"suite_{self.engine}_{alias}", **options)}
-            for alias in ("default", "other")
-        }
-        own = {"DJANGO_SUITE_DATABASES": json.dumps(databases), "DJANGO_SUITE_RECORDS": str(records)}
-        kept = {name: value for name, value in os.environ.items() if name in {"HOME", "LANG", "PATH", "TMPDIR"}}
-        return {**kept, **own, "PYTHONPATH": f"{package}{os.pathsep}{WITHIN}", "PYTHONFAULTHANDLER": "1"}
+    @property
+    def _log(self) -> Path:
+        return self._folder / f"{self._ended + 1}.log"
 
     @property
     def has_ended(self) -> bool:
-        """Whether the process has."""
-        return self.process.poll() is not None
+        """Whether all of it has."""
+        return self._ended == len(self._batches)
 
     @property
-    def has_ended_well(self) -> bool:
-        """Whether all tests have been run: all but those whose class or module could not be set up."""
-        return self.has_ended and self.process.returncode in {0, 1} and "\nRan " in self.log.read_text(errors="replace")
+    def progress(self) -> float:
+        """How much of it has, from 0 to 1."""
+        tests = len(self.outcomes.by_test) - self._before
+        current = min(tests / self.outcomes.total, 1) if self.outcomes.total and not self.has_ended else 0
+        return (self._ended + current) / len(self._batches)
 
     def look(self) -> None:
-        """Read on, and end a run that hangs."""
+        """Read on, end a process that hangs, and begin the next one where one has ended."""
+        if self.has_ended:
+            return
+        has_ended = self._process.poll() is not None
         before = len(self.outcomes.by_test)
         self.outcomes.read_on(self._records)
         if len(self.outcomes.by_test) > before:
             self._news = time.monotonic()
-        elif time.monotonic() > self._news + PATIENCE and not self.has_ended:
-            self.process.send_signal(signal.SIGABRT)  # faulthandler writes into the log
+        elif time.monotonic() > self._news + PATIENCE:
+            self._process.send_signal(signal.SIGABRT)  # faulthandler writes into the log
+        if has_ended:
+            self._end_batch()
 
-    def tail(self) -> str:
-        """The end of its log."""
-        return tail(self.log)
+    def _end_batch(self) -> None:
+        if not self._has_ended_well():
+            self._server.connect().close()  # where that is gone, nothing that follows tells anything
+            what = f"runtests ({' '.join(self._batches[self._ended])})"
+            self.outcomes.note({"test": what, "outcome": FAILED, "detail": f"{self._log}:\n{tail(self._log)}"})
+        self._ended += 1
+        if not self.has_ended:
+            self.outcomes.total = 0
+            self._process = self._begin()
+
+    def _has_ended_well(self) -> bool:
+        return self._process.returncode in {0, 1} and "\nRan " in self._log.read_text(errors="replace")
 
     def kill(self) -> None:
         """End it in any case, with the processes it has."""
-        if not self.has_ended:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
         self._records.close()
+
+
+def modules(tests: Path) -> list[str]:
+    """The labels of all tests, as ``runtests.py`` finds them; those of GeoDjango need another engine."""
+    others = {"gis_tests", "import_error_package", "test_runner_apps"}
+    names = {path.parent.name for path in tests.glob("*/__init__.py")}
+    return sorted(names - others)
+
+
+def variables(environment: Environment, server: Server, engine: str, records: Path) -> dict[str, str]:
+    """The environment variables of a process: what ``within`` reads, and little of those of this process."""
+    path, options = ENGINES[engine]
+    databases = {
+        alias: {"ENGINE": path, **server.settings(f"suite_{engine}_{alias}", **options)} for alias in ("default", "other")
+    }
+    own = {"DJANGO_SUITE_DATABASES": json.dumps(databases), "DJANGO_SUITE_RECORDS": str(records)}
+    kept = {name: value for name, value in os.environ.items() if name in {"HOME", "LANG", "PATH", "TMPDIR"}}
+    return {**kept, **own, "PYTHONPATH": f"{environment.package}{os.pathsep}{WITHIN}", "PYTHONFAULTHANDLER": "1"}

@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from devtools.django_suite.differences import expected
-from devtools.django_suite.environment import Environment, EnvironmentProblem
+from devtools.django_suite.environment import Environment
 from devtools.django_suite.outcomes import FAILED, MISSING, Difference, Outcomes, differences
 from devtools.django_suite.run import STOCK, Run
 from devtools.server import Server
@@ -39,26 +39,26 @@ class Judgement:
 
 
 class Suite:
-    """Django's tests on a server; each engine has databases of its own there."""
+    """Django's tests on the servers of some engines."""
 
-    def __init__(self, environment: Environment, server: Server, engines: Sequence[str], console: Console) -> None:
+    def __init__(self, environment: Environment, servers: dict[str, Server], console: Console) -> None:
         self.environment = environment
-        self.server = server
-        self.engines = engines
+        self.servers = servers
         self.console = console
 
     def run(self, labels: Sequence[str], processes: int) -> dict[str, Outcomes]:
         """The outcomes on each engine, all run at the same time."""
-        return self._run(self.engines, labels, processes, "first")
+        return self._run(list(self.servers), labels, processes, "first")
 
     def judge(self, outcomes: dict[str, Outcomes]) -> dict[str, Judgement]:
         """What each pooled engine differs in; what nothing explains is run once more, alone, on the stock engine too."""
         stock = outcomes[STOCK]
         judged = {engine: judge(engine, stock, pooled) for engine, pooled in outcomes.items() if engine != STOCK}
         in_doubt = {engine: judgement for engine, judgement in judged.items() if judgement.doubtful}
-        labels = {difference.label for judgement in in_doubt.values() for difference in judgement.doubtful}
+        found = [difference for judgement in in_doubt.values() for difference in judgement.doubtful]
+        labels = {label for difference in found for label in difference.labels}
         if labels:
-            self.console.print(f"{len(labels)} differences are run once more, alone:")
+            self.console.print(f"What {len(labels)} labels differ in is run once more, alone:")
             again = self._run([STOCK, *in_doubt], sorted(labels), 1, "once more")
             for engine, judgement in in_doubt.items():
                 repeated = {difference.test for difference in differences(again[STOCK], again[engine])}
@@ -66,32 +66,28 @@ class Suite:
         return judged
 
     def _run(self, engines: Sequence[str], labels: Sequence[str], processes: int, name: str) -> dict[str, Outcomes]:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self.console) as progress, ExitStack() as stack:
             runs = {}
             for engine in engines:
-                task = progress.add_task(engine, total=None)
-                runs[task] = Run(self.environment, self.server, engine, labels, processes, name)
+                task = progress.add_task(engine, total=1)
+                runs[task] = Run(self.environment, self.servers[engine], engine, labels, processes, name)
                 stack.callback(runs[task].kill)
             while follow(runs, progress):
                 time.sleep(LOOK_SECONDS)
-        for run in runs.values():
-            if not run.has_ended_well:
-                raise EnvironmentProblem(f"{run.engine} did not come to its end; its log is {run.log}:\n{run.tail()}")
         return {run.engine: run.outcomes for run in runs.values()}
 
 
 def follow(runs: dict[TaskID, Run], progress: Progress) -> bool:
     """Show how far the runs are; whether any is still under way."""
-    under_way = [run for run in runs.values() if not run.has_ended]
     for task, run in runs.items():
         run.look()
         outcomes = run.outcomes
-        told = f"{run.engine}, {outcomes.count(FAILED)} failed"
-        progress.update(task, description=told, total=outcomes.total or None, completed=len(outcomes.by_test))
-        if run not in under_way:
+        told = f"{run.engine}: {len(outcomes.by_test):,} tests, {outcomes.count(FAILED)} failed"
+        progress.update(task, description=told, completed=run.progress)
+        if run.has_ended:
             progress.stop_task(task)
-    return bool(under_way)
+    return not all(run.has_ended for run in runs.values())
 
 
 def judge(engine: str, stock: Outcomes, pooled: Outcomes) -> Judgement:
