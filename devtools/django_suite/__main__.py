@@ -26,6 +26,9 @@ SERVER_OPTIONS = (
     "--innodb-doublewrite=0",
 )
 
+#: Lines of a traceback; all are in the records.
+TOLD = 12
+
 console = Console()
 
 
@@ -60,7 +63,7 @@ def show_judgement(engine: str, judgement: Judgement) -> None:
     for difference in judgement.passing:
         show_difference(difference, "Not so when it was run once more, alone.", style="yellow")
     for difference in judgement.left:
-        show_difference(difference, difference.detail.strip(), style="red")
+        show_difference(difference, "\n".join(difference.detail.strip().splitlines()[-TOLD:]), style="red")
     for test in judgement.outdated:
         say(f"  {test} is listed as a difference, and is none", style="yellow")
 

@@ -25,8 +25,8 @@ class Right:
 
 RIGHT = (
     Right(
-        "The test's settings have none of this package's middleware. Its system check says so (django_mysqlpool.W002) where "
-        "the test wants Django's checks to find nothing.",
+        "The test's settings have none of this package's middleware. Its system check says so (django_mysqlpool.W002), "
+        "where the test wants Django's checks to find nothing.",
         BOTH,
         """
         admin_checks.tests.SystemChecksTestCase: test_checks_are_performed test_custom_adminsite
@@ -45,8 +45,8 @@ RIGHT = (
         """,
     ),
     Right(
-        "The test keeps a connection over requests (CONN_MAX_AGE, which a pooled alias refuses) and pretends that it is dead. "
-        "The pool looks for itself, and lends the same one again.",
+        "The test keeps a connection over requests (CONN_MAX_AGE, which a pooled alias refuses) and pretends that it is "
+        "dead. The pool looks for itself, and lends the same one again.",
         BOTH,
         """
         backends.base.test_base.ConnectionHealthChecksTests: test_health_checks_enabled
@@ -54,7 +54,13 @@ RIGHT = (
         """,
     ),
     Right(
-        "The test counts the connections that three threads have after a statement each. They have none between statements.",
+        "The test replaces BaseDatabaseWrapper.ensure_connection() by a function that calls the wrapper's, and that one comes "
+        "back to the replacement, as it does on any engine that extends the method.",
+        BOTH,
+        "test_utils.tests.AssertNumQueriesUponConnectionTests: test_ignores_connection_configuration_queries",
+    ),
+    Right(
+        "The test counts the connections that three threads have after a statement each. Between statements, none has any.",
         ("transaction",),
         "backends.tests.ThreadTests: test_default_connection_thread_local",
     ),
