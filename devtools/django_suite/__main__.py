@@ -15,7 +15,7 @@ from rich.table import Table
 
 from devtools.django_suite.environment import Environment, EnvironmentProblem
 from devtools.django_suite.outcomes import EXPECTED, FAILED, PASSED, SKIPPED, Difference, Outcomes
-from devtools.django_suite.run import ENGINES, STOCK
+from devtools.django_suite.run import ENGINES, STOCK, databases
 from devtools.django_suite.suite import Judgement, Suite
 from devtools.server import PrivateServer, Server, ServerError, server_from_environment
 
@@ -78,10 +78,20 @@ def stop_once(*_: object) -> None:
 def prepared_servers(engines: list[str], stack: ExitStack) -> dict[str, Server]:
     """A server for each engine, or the one that there is: each has databases of its own there."""
     servers = {engine: stack.enter_context(server_from_environment(options=SERVER_OPTIONS)) for engine in engines}
-    for server in servers.values():
+    for engine, server in servers.items():
         if isinstance(server, PrivateServer):
             server.load_time_zones()
+        for name in databases(engine).values():
+            run_statement(server, f"CREATE DATABASE IF NOT EXISTS {name}")
+            stack.callback(run_statement, server, f"DROP DATABASE {name}")
     return servers
+
+
+def run_statement(server: Server, statement: str) -> None:
+    """On a connection of its own."""
+    connection = server.connect()
+    connection.query(statement)
+    connection.close()
 
 
 def run_suite(arguments: argparse.Namespace) -> bool:

@@ -42,6 +42,8 @@ RIGHT = (
         admin_scripts.tests.ManageFullPathDefaultSettings: test_builtin_command
         admin_scripts.tests.ManageFullPathDefaultSettings: test_builtin_with_environment test_builtin_with_settings
         admin_scripts.tests.ManageMultipleSettings: test_builtin_with_environment test_builtin_with_settings
+        logging_tests.tests.SettingsConfigTest: test_circular_dependency
+        logging_tests.tests.SettingsCustomLoggingTest: test_custom_logging
         """,
     ),
     Right(
@@ -54,8 +56,8 @@ RIGHT = (
         """,
     ),
     Right(
-        "The test replaces BaseDatabaseWrapper.ensure_connection() by a function that calls the wrapper's, and that one comes "
-        "back to the replacement, as it does on any engine that extends the method.",
+        "The test replaces BaseDatabaseWrapper.ensure_connection() by a function that calls the wrapper's, and that one "
+        "comes back to the replacement, as it does on any engine that extends the method.",
         BOTH,
         "test_utils.tests.AssertNumQueriesUponConnectionTests: test_ignores_connection_configuration_queries",
     ),

@@ -124,12 +124,15 @@ def modules(tests: Path) -> list[str]:
     return sorted(names - others)
 
 
+def databases(engine: str) -> dict[str, str]:
+    """The names of an engine's databases by their aliases. Django's tests run in others, and a few look into these."""
+    return {alias: f"suite_{engine}_{alias}" for alias in ("default", "other")}
+
+
 def variables(environment: Environment, server: Server, engine: str, records: Path) -> dict[str, str]:
     """The environment variables of a process: what ``within`` reads, and little of those of this process."""
     path, options = ENGINES[engine]
-    databases = {
-        alias: {"ENGINE": path, **server.settings(f"suite_{engine}_{alias}", **options)} for alias in ("default", "other")
-    }
-    own = {"DJANGO_SUITE_DATABASES": json.dumps(databases), "DJANGO_SUITE_RECORDS": str(records)}
+    entries = {alias: {"ENGINE": path, **server.settings(name, **options)} for alias, name in databases(engine).items()}
+    own = {"DJANGO_SUITE_DATABASES": json.dumps(entries), "DJANGO_SUITE_RECORDS": str(records)}
     kept = {name: value for name, value in os.environ.items() if name in {"HOME", "LANG", "PATH", "TMPDIR"}}
     return {**kept, **own, "PYTHONPATH": f"{environment.package}{os.pathsep}{WITHIN}", "PYTHONFAULTHANDLER": "1"}
