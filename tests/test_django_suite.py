@@ -73,6 +73,18 @@ class TestJudging:
         assert judge("request", both, both).outdated == list(expected("request"))
         assert judge("request", Outcomes(), Outcomes()).outdated == []
 
+    def test_what_does_not_show_again_has_passed_by(self):
+        judgement = judge("request", outcomes(a=PASSED, b=PASSED), outcomes(a=FAILED, b=FAILED))
+        judgement.look_again(outcomes(a=PASSED, b=PASSED), outcomes(a=PASSED, b=FAILED))
+        assert [difference.test for difference in judgement.left] == ["b"]
+
+    def test_what_could_not_be_run_again_has_not(self):
+        broken = outcomes()
+        broken.note_broken(["a"], "")
+        judgement = judge("request", outcomes(a=PASSED), outcomes(a=FAILED))
+        judgement.look_again(broken, broken)
+        assert [difference.test for difference in judgement.left] == ["a"]
+
     def test_a_mode_has_its_own_list(self):
         test = (expected("transaction").keys() - expected("request").keys()).pop()
         stock, pooled = Outcomes(by_test={test: PASSED}), Outcomes(by_test={test: FAILED})

@@ -100,6 +100,7 @@ def run_suite(arguments: argparse.Namespace) -> bool:
     with console.status("Setting up") as status:
         environment.make(status.update)
     with ExitStack() as stack:
+        stack.push(lambda kind, *_: shutil.rmtree(environment.run_folder) if kind is KeyboardInterrupt else None)
         servers = prepared_servers([STOCK, *(mode for mode in arguments.modes if mode != STOCK)], stack)
         suite = Suite(environment, servers, console)
         outcomes = suite.run(arguments.labels, arguments.processes)
@@ -107,6 +108,8 @@ def run_suite(arguments: argparse.Namespace) -> bool:
     server = servers[STOCK]
     kind = "MariaDB" if server.is_mariadb else "MySQL"
     show_counts(outcomes, f"Django {environment.version}, {kind} {server.version}")
+    for test in outcomes[STOCK].failed():
+        say(f"  {test}: failed on the stock engine")
     for engine, judgement in judgements.items():
         show_judgement(engine, judgement)
     if any(judgement.left for judgement in judgements.values()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -20,6 +20,8 @@ class Outcomes:
 
     #: How many tests the process that runs now has.
     total: int = 0
+    #: Whether each process has come to its end.
+    is_whole: bool = True
     by_test: dict[str, str] = field(default_factory=dict)
     details: dict[str, str] = field(default_factory=dict)
 
@@ -42,9 +44,18 @@ class Outcomes:
             start = file.tell()
         file.seek(start)
 
+    def note_broken(self, labels: Sequence[str], why: str) -> None:
+        """A process that was to run these labels has not come to its end; that counts as a test of its own."""
+        self.is_whole = False
+        self.note({"test": f"runtests ({' '.join(labels)})", "outcome": FAILED, "detail": why})
+
     def of(self, test: str) -> str:
         """The outcome of a test; where its class or module could not be set up, it was not run."""
         return self.by_test.get(test, MISSING)
+
+    def failed(self) -> list[str]:
+        """The tests that did."""
+        return [test for test, outcome in self.by_test.items() if outcome == FAILED]
 
     def count(self, outcome: str) -> int:
         """How many tests ended so."""

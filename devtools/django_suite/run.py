@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from devtools.django_suite.environment import WITHIN, Environment
-from devtools.django_suite.outcomes import FAILED, Outcomes
+from devtools.django_suite.outcomes import Outcomes
 from devtools.lifeline import tied
 from devtools.server import Server, tail
 
@@ -99,8 +100,7 @@ class Run:
     def _end_batch(self) -> None:
         if not self._has_ended_well():
             self._server.connect().close()  # where that is gone, nothing that follows tells anything
-            what = f"runtests ({' '.join(self._batches[self._ended])})"
-            self.outcomes.note({"test": what, "outcome": FAILED, "detail": f"{self._log}:\n{tail(self._log)}"})
+            self.outcomes.note_broken(self._batches[self._ended], f"{self._log}:\n{tail(self._log)}")
         self._ended += 1
         if not self.has_ended:
             self.outcomes.total = 0
@@ -109,12 +109,13 @@ class Run:
     def _has_ended_well(self) -> bool:
         return self._process.returncode in {0, 1} and "\nRan " in self._log.read_text(errors="replace")
 
-    def kill(self) -> None:
-        """End it in any case, with the processes it has."""
+    def close(self) -> None:
+        """End it in any case, with the processes it has, and leave what it has told."""
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self._records.close()
+        shutil.rmtree(self._tests, ignore_errors=True)
 
 
 def modules(tests: Path) -> list[str]:

@@ -32,6 +32,12 @@ class Judgement:
     #: Those of the doubtful that no run of their tests alone has shown again.
     passing: list[Difference]
 
+    def look_again(self, stock: Outcomes, pooled: Outcomes) -> None:
+        """After the doubtful have been run once more, alone."""
+        repeated = {difference.test for difference in differences(stock, pooled)}
+        if stock.is_whole and pooled.is_whole:
+            self.passing = [difference for difference in self.doubtful if difference.test not in repeated]
+
     @property
     def left(self) -> list[Difference]:
         """Those that nothing explains."""
@@ -61,8 +67,7 @@ class Suite:
             self.console.print(f"What {len(labels)} labels differ in is run once more, alone:")
             again = self._run([STOCK, *in_doubt], sorted(labels), 1, "once more")
             for engine, judgement in in_doubt.items():
-                repeated = {difference.test for difference in differences(again[STOCK], again[engine])}
-                judgement.passing = [d for d in judgement.doubtful if d.test not in repeated]
+                judgement.look_again(again[STOCK], again[engine])
         return judged
 
     def _run(self, engines: Sequence[str], labels: Sequence[str], processes: int, name: str) -> dict[str, Outcomes]:
@@ -72,7 +77,7 @@ class Suite:
             for engine in engines:
                 task = progress.add_task(engine, total=1)
                 runs[task] = Run(self.environment, self.servers[engine], engine, labels, processes, name)
-                stack.callback(runs[task].kill)
+                stack.callback(runs[task].close)
             while follow(runs, progress):
                 time.sleep(LOOK_SECONDS)
         return {run.engine: run.outcomes for run in runs.values()}
