@@ -44,6 +44,7 @@ RIGHT = (
         admin_scripts.tests.ManageMultipleSettings: test_builtin_with_environment test_builtin_with_settings
         logging_tests.tests.SettingsConfigTest: test_circular_dependency
         logging_tests.tests.SettingsCustomLoggingTest: test_custom_logging
+        urlpatterns_reverse.tests.ReverseLazySettingsTest: test_lazy_in_settings
         """,
     ),
     Right(
