@@ -243,6 +243,26 @@ class TestClosing:
         wrapper.ensure_connection()
 
 
+class TestDjangosOwnCalls:
+    """What Django's own suite calls outside the usual road, on a connection that the pool has set up."""
+
+    def test_setting_up_again_is_done_again(self, make_alias):
+        wrapper = make_alias(options={"isolation_level": "repeatable read"})
+        with wrapper.cursor() as cursor, hold_connection(wrapper.alias):
+            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+            wrapper.init_connection_state()
+            cursor.execute("SHOW VARIABLES WHERE Variable_name IN ('tx_isolation', 'transaction_isolation')")
+            assert {row[1] for row in cursor.fetchall()} == {"REPEATABLE-READ"}
+
+    def test_a_connection_given_back_is_not_asked_any_more(self, make_alias):
+        wrapper = make_alias(pool={"release": "request"})
+        wrapper.ensure_connection()
+        assert wrapper.is_usable()
+        wrapper._close()
+        assert not wrapper.is_usable()
+        wrapper.connection = None
+
+
 class TestAtomic:
     def test_closed_inside_atomic_the_connection_is_nobodys(self, make_alias):
         wrapper = make_alias()

@@ -171,7 +171,8 @@ class PooledDatabaseMixin(TransactionRelease):
         return True
 
     def init_connection_state(self) -> None:
-        if self._lease is None or not self._lease.session.is_set_up:
+        is_warm = self._lease is not None and self._lease.session.is_set_up
+        if not (self._is_connecting and is_warm):  # whoever else calls it wants it done
             super().init_connection_state()
 
     # Using: whatever the holder does with its connection it does under ``use``, so that nobody takes it from under it.
@@ -248,7 +249,9 @@ class PooledDatabaseMixin(TransactionRelease):
 
     def is_usable(self) -> bool:
         with self.use:
-            return self.connection is not None and super().is_usable()
+            # What was given back by _close() alone is still in ``connection``, and somebody else's to ask.
+            is_own = self.pool_options is None or self._lease is not None
+            return self.connection is not None and is_own and super().is_usable()
 
     def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
         if self._is_connecting and self.connection.get_autocommit() == autocommit:
