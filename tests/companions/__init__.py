@@ -11,7 +11,6 @@ from importlib import import_module
 
 import pytest
 
-
 MUST_ALL_BE_HERE = os.environ.get("MYSQLPOOL_TEST_COMPANIONS") == "required"
 
 
