@@ -20,25 +20,9 @@ SETTINGS = "tests.companions.sites.toolbar"
 PAGES = {"gunicorn": ["/page/"], "uvicorn wrapped": ["/page/", "/page-async/"]}
 
 
-@pytest.fixture(params=PAGES)
-def kind(request) -> str:
-    return request.param
-
-
-@pytest.fixture
-def serve_site(serve):
-    """Serves it in one worker process, which may have two connections."""
-
-    def start(kind: str, **environment: str) -> Site:
-        pool = {"pool_size": 2, "max_overflow": 0}
-        return serve(kind, pool=pool, at_most=2, **{"DJANGO_SETTINGS_MODULE": SETTINGS, **environment})
-
-    return start
-
-
-@pytest.fixture
-def site(kind, serve_site) -> Site:
-    return serve_site(kind)
+@pytest.fixture(scope="module")
+def site(kind, serve_companion) -> Site:
+    return serve_companion(kind, "toolbar")
 
 
 class Panel:
@@ -73,19 +57,6 @@ def test_it_shows_the_statements_of_a_pooled_request(site, kind):
     assert site.out() == 0
 
 
-def test_its_store_in_the_database(serve_site):
-    """Under WSGI: in the middle of an asynchronous stack the toolbar would write to it from the event loop's thread."""
-    environment = {"MYSQLPOOL_TEST_TOOLBAR_STORE": "DatabaseStore", "DJANGO_SETTINGS_MODULE": SETTINGS}
-    migrate = [sys.executable, "-W", "error", "-m", "django", "migrate", "debug_toolbar"]
-    done = subprocess.run(migrate, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    site = serve_site("gunicorn", **environment)
-    for _ in range(5):
-        answer = site.get("/page/")
-    assert "seen by the toolbar" in Panel(site, answer.headers["djdt-request-id"]).text
-    assert site.out() == 0
-
-
 def test_its_buttons(site, kind):
     for page in PAGES[kind]:
         panel = Panel(site, site.get(page).headers["djdt-request-id"])
@@ -98,10 +69,22 @@ def test_its_buttons(site, kind):
 
 
 def test_many_at_once(site, kind):
-    """The server would refuse a third connection."""
     with ThreadPoolExecutor(8) as executor:
         answers = list(executor.map(site.get, PAGES[kind] * 15))
     assert {answer.status_code for answer in answers} == {200}, site.log.read_text()[-6000:]
     ids = [answer.headers["djdt-request-id"] for answer in answers]
     assert all("seen by the toolbar" in Panel(site, request_id).text for request_id in ids[-5:])
+    assert site.out() == 0
+
+
+def test_its_store_in_the_database(serve_companion):
+    """Under WSGI: in the middle of an asynchronous stack the toolbar would write to it from the event loop's thread."""
+    store = {"MYSQLPOOL_TEST_TOOLBAR_STORE": "DatabaseStore"}
+    migrate = [sys.executable, "-W", "error", "-m", "django", "migrate", "debug_toolbar", f"--settings={SETTINGS}"]
+    done = subprocess.run(migrate, env={**os.environ, **store}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    site = serve_companion("gunicorn", "toolbar", **store)
+    for _ in range(5):
+        answer = site.get("/page/")
+    assert "seen by the toolbar" in Panel(site, answer.headers["djdt-request-id"]).text
     assert site.out() == 0

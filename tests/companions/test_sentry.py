@@ -60,7 +60,7 @@ class Sentry:
         return found
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sentry() -> Iterator[Sentry]:
     sentry = Sentry()
     thread = threading.Thread(target=sentry.server.serve_forever)
@@ -71,16 +71,14 @@ def sentry() -> Iterator[Sentry]:
     thread.join()
 
 
-@pytest.fixture(params=["gunicorn", "uvicorn wrapped"])
-def site(request, serve, sentry) -> Site:
-    """One worker process, which may have two connections."""
-    return serve(
-        request.param,
-        pool={"pool_size": 2, "max_overflow": 0},
-        at_most=2,
-        DJANGO_SETTINGS_MODULE="tests.companions.sites.sentry",
-        MYSQLPOOL_TEST_SENTRY_DSN=sentry.dsn,
-    )
+@pytest.fixture(scope="module")
+def site(kind, serve_companion, sentry) -> Site:
+    return serve_companion(kind, "sentry", MYSQLPOOL_TEST_SENTRY_DSN=sentry.dsn)
+
+
+@pytest.fixture(autouse=True)
+def forget(sentry) -> None:
+    sentry.reports.clear()
 
 
 def spans(trace: dict[str, Any]) -> list[str]:
@@ -111,7 +109,7 @@ def test_an_error_tells_what_was_asked_before(site, sentry):
 
 
 def test_many_at_once(site, sentry):
-    """The server would refuse a third connection; and no trace has another's statements."""
+    """No trace has another's statements."""
     assert site.storm(["/count/", "/write/", "/slow/"] * 20) == {200: 60}
     traces = sentry.wait_for("/slow/", 20)
     for trace in traces:
