@@ -59,6 +59,7 @@ demo: FOR := demo
 demo: setup
 	@exec $(VENV)python -m devtools.demo $(if $(ONCE),--once)
 
+test: FOR := test
 test: setup
 	@exec $(VENV)python -m pytest $(ARGS)
 

@@ -9,10 +9,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
+from types import FunctionType
 from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS
 from django.db.backends.base.base import NO_DB_ALIAS
+from django.db.backends.mysql.base import DatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
@@ -35,6 +38,15 @@ LOOK_AGAIN_AFTER = 1.0
 _SEAMS = frozenset(
     "check_settings connect get_connection_params get_new_connection init_connection_state set_autocommit".split()
 )
+_seams_of = attrgetter(*sorted(_SEAMS))
+
+
+def _is_djangos_own(method: Any) -> bool:
+    return type(method) is FunctionType and method.__globals__["__name__"].startswith("django.")
+
+
+#: As long as these are all that are there, nobody has put a method of his own in the place of Django's, as Sentry does.
+_DJANGOS_OWN = tuple(filter(_is_djangos_own, _seams_of(DatabaseWrapper)))
 
 
 class PooledDatabaseMixin(TransactionRelease):
@@ -147,10 +159,12 @@ class PooledDatabaseMixin(TransactionRelease):
         """Take a connection that lies ready where Django's ``connect()`` would change nothing else.
 
         That is where nothing has been done to this wrapper since it gave a connection back, its settings are what they
-        were, nobody listens for new connections, no class but Django's and ours has a say in it, and the session is set up.
+        were, nobody listens for new connections, no code but Django's and ours has a say in it, and the session is set up.
         """
         self._is_parked = False
         if not self._is_plain or connection_created.receivers or self._settings_then != self.settings_dict:
+            return False
+        if _seams_of(DatabaseWrapper) != _DJANGOS_OWN:
             return False
         assert self._bound is not None
         (_, _, autocommit), pool = self._bound
