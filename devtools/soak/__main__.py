@@ -27,6 +27,8 @@ from tests.relay import Relay
 
 ENGINE = "django_mysqlpool.backends.mysqlpool"
 WORKERS = 4
+#: Half of the workers hold a connection for a request, half only while SQL runs.
+RELEASES = ("request", "transaction")
 # A transfer that is acknowledged must survive the server's SIGKILL.
 SERVER_OPTIONS = ("--innodb-flush-log-at-trx-commit=1",)
 #: Violations that are printed; all are in the records.
@@ -35,9 +37,10 @@ TOLD = 20
 console = Console()
 
 
-def options(chance: Random, has_tls: bool) -> dict[str, Any]:
+def options(chance: Random, release: str, has_tls: bool) -> dict[str, Any]:
     """OPTIONS for a worker: fewer connections than it has threads, and much to do for its housekeeper."""
     pool = {
+        "release": release,
         "pool_size": chance.randint(1, 3),
         "max_overflow": chance.randint(0, 2),
         "timeout": chance.choice((2, 10)),
@@ -53,7 +56,7 @@ def options(chance: Random, has_tls: bool) -> dict[str, Any]:
 
 
 def prepared(stack: ExitStack, folder: Path, chance: Random, progress: Progress) -> tuple[Server, Soak]:
-    """A server, a ledger and the workers: half of them reach the server directly, half by the network that stalls."""
+    """A server, a ledger and the workers: of each mode, half reach the server directly, half by the network that stalls."""
     server = stack.enter_context(server_from_environment(options=SERVER_OPTIONS))
     if isinstance(server, ExistingServer):
         stack.callback(ledger.drop, server)
@@ -63,11 +66,12 @@ def prepared(stack: ExitStack, folder: Path, chance: Random, progress: Progress)
     stack.callback(relay.close)
     workers = []
     for number in range(WORKERS):
-        entry = server.settings(ledger.DATABASE, **options(chance, has_tls=not server.is_mariadb))
+        release = RELEASES[number // 2 % 2]
+        entry = server.settings(ledger.DATABASE, **options(chance, release, has_tls=not server.is_mariadb))
         entry |= {"ENGINE": ENGINE, "USER": ledger.USER, "PASSWORD": password}
         if number % 2:
             entry["PORT"] = relay.port
-        worker = Worker(f"worker {number}", folder, entry)
+        worker = Worker(f"worker {number} ({release})", folder, entry, release)
         stack.callback(worker.kill)
         workers.append(worker)
     return server, Soak(server, relay, workers, chance, progress)
@@ -80,13 +84,15 @@ def show(soak: Soak, violations: list[str]) -> None:
     for name, times in soak.survived.most_common():
         faults.add_row(name, f"{times:,}")
     transfers = Table("Transfers", box=SIMPLE_HEAD)
-    transfers.add_column("", justify="right")
+    for release in RELEASES:
+        transfers.add_column(release, justify="right")
+    told = {release: [worker.records for worker in soak.workers if worker.release == release] for release in RELEASES}
     for kind in soak.workers[0].records.transfers:
-        transfers.add_row(kind, f"{sum(len(worker.records.transfers[kind]) for worker in soak.workers):,}")
+        transfers.add_row(kind, *(f"{sum(len(r.transfers[kind]) for r in records):,}" for records in told.values()))
     transfers.add_section()
-    errors = sum((worker.records.errors for worker in soak.workers), Counter())
-    for kind, times in errors.most_common():
-        transfers.add_row(f"  {kind}", f"{times:,}")
+    errors = {release: sum((r.errors for r in records), Counter()) for release, records in told.items()}
+    for kind, _ in sum(errors.values(), Counter()).most_common():
+        transfers.add_row(f"  {kind}", *(f"{seen[kind]:,}" for seen in errors.values()))
     console.print(faults, transfers)
     console.print(f"After a fault, all processes made transfers again within {soak.longest_recovery:.1f} s.")
     for violation in violations[:TOLD]:
