@@ -12,6 +12,7 @@ import httpx
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
+from sqlalchemy.pool import QueuePool
 
 from django_mysqlpool.mysqlpool.options import pool_options
 from tests.moving import Page, Project, plain
@@ -119,7 +120,10 @@ class TestFromDjangoDbConnectionPool:
         project.migrate()
         with project.served(THREADS) as client:
             assert len({answer["connection"] for answer in orders(client)}) >= CAP
-        project.apply(*self.page.steps)
+        engine, *others = self.page.steps
+        project.apply(engine)
+        assert "W005" in project.manage("check")
+        project.apply(*others)
         assert self.page.quoted == [CHECKED]
         see_that_it_has_moved(project, observer, login["USER"])
 
@@ -129,6 +133,18 @@ class TestFromDjangoDbConnectionPool:
         assert {name: default for name, (default, _) in rows.items()} == {k: f"`{v!r}`" for k, v in there.items()}
         pool = {here.strip("`"): there[name] for name, (_, here) in rows.items()}
         assert pool_options("each option", {"OPTIONS": {"pool": pool}}) is not None
+
+    def test_the_two_do_not_disturb_each_other(self, make_alias, observer):
+        pool_container = import_module("dj_db_conn_pool.core").pool_container
+        wrappers = [make_alias(ENGINE="dj_db_conn_pool.backends.mysql"), make_alias()]
+        for wrapper in wrappers * 2:
+            with wrapper.cursor() as cursor:
+                cursor.execute("SELECT 1")
+            wrapper.close()
+        kept = [observer.connections_of(wrapper.settings_dict["USER"]) for wrapper in wrappers]
+        pool_container.dispose()
+        assert [len(connections) for connections in kept] == [1, 1]
+        assert isinstance(pool_container.pop(wrappers[0].alias), QueuePool)
 
     def test_what_was_ignored_there_is_told(self):
         with pytest.raises(ImproperlyConfigured, match="Did you mean 'pool_size'"):
