@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections import Counter
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -26,9 +27,8 @@ from devtools.soak.run import Soak, Worker
 from tests.relay import Relay
 
 ENGINE = "django_mysqlpool.backends.mysqlpool"
-WORKERS = 4
-#: Half of the workers hold a connection for a request, half only while SQL runs.
-RELEASES = ("request", "transaction")
+#: A worker for each pair: what it has for ``release``, and whether it reaches the server by the network that stalls.
+RELEASES, BY_RELAY = ("request", "transaction"), (False, True)
 # A transfer that is acknowledged must survive the server's SIGKILL.
 SERVER_OPTIONS = ("--innodb-flush-log-at-trx-commit=1",)
 #: Violations that are printed; all are in the records.
@@ -56,7 +56,7 @@ def options(chance: Random, release: str, has_tls: bool) -> dict[str, Any]:
 
 
 def prepared(stack: ExitStack, folder: Path, chance: Random, progress: Progress) -> tuple[Server, Soak]:
-    """A server, a ledger and the workers: of each mode, half reach the server directly, half by the network that stalls."""
+    """A server, a ledger and the workers."""
     server = stack.enter_context(server_from_environment(options=SERVER_OPTIONS))
     if isinstance(server, ExistingServer):
         stack.callback(ledger.drop, server)
@@ -65,16 +65,30 @@ def prepared(stack: ExitStack, folder: Path, chance: Random, progress: Progress)
     relay = Relay(server.host, server.port)
     stack.callback(relay.close)
     workers = []
-    for number in range(WORKERS):
-        release = RELEASES[number // 2 % 2]
+    for number, (release, by_relay) in enumerate(product(RELEASES, BY_RELAY)):
         entry = server.settings(ledger.DATABASE, **options(chance, release, has_tls=not server.is_mariadb))
         entry |= {"ENGINE": ENGINE, "USER": ledger.USER, "PASSWORD": password}
-        if number % 2:
+        if by_relay:
             entry["PORT"] = relay.port
         worker = Worker(f"worker {number} ({release})", folder, entry, release)
         stack.callback(worker.kill)
         workers.append(worker)
     return server, Soak(server, relay, workers, chance, progress)
+
+
+def transfers_of(workers: list[Worker]) -> Table:
+    """What became of the transfers, by what their workers have for ``release``, and the errors."""
+    table = Table("Transfers", *RELEASES, box=SIMPLE_HEAD)
+    records = [[worker.records for worker in workers if worker.release == release] for release in RELEASES]
+    for kind in records[0][0].transfers:
+        table.add_row(kind, *(f"{sum(len(record.transfers[kind]) for record in each):,}" for each in records))
+    table.add_section()
+    errors = [sum((record.errors for record in each), Counter()) for each in records]
+    for kind, _ in sum(errors, Counter()).most_common():
+        table.add_row(f"  {kind}", *(f"{seen[kind]:,}" for seen in errors))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table
 
 
 def show(soak: Soak, violations: list[str]) -> None:
@@ -83,17 +97,7 @@ def show(soak: Soak, violations: list[str]) -> None:
     faults.add_column("Survived", justify="right")
     for name, times in soak.survived.most_common():
         faults.add_row(name, f"{times:,}")
-    transfers = Table("Transfers", box=SIMPLE_HEAD)
-    for release in RELEASES:
-        transfers.add_column(release, justify="right")
-    told = {release: [worker.records for worker in soak.workers if worker.release == release] for release in RELEASES}
-    for kind in soak.workers[0].records.transfers:
-        transfers.add_row(kind, *(f"{sum(len(r.transfers[kind]) for r in records):,}" for records in told.values()))
-    transfers.add_section()
-    errors = {release: sum((r.errors for r in records), Counter()) for release, records in told.items()}
-    for kind, _ in sum(errors.values(), Counter()).most_common():
-        transfers.add_row(f"  {kind}", *(f"{seen[kind]:,}" for seen in errors.values()))
-    console.print(faults, transfers)
+    console.print(faults, transfers_of(soak.workers))
     console.print(f"After a fault, all processes made transfers again within {soak.longest_recovery:.1f} s.")
     for violation in violations[:TOLD]:
         console.print(violation, style="red", markup=False)
