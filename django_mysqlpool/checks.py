@@ -86,6 +86,23 @@ def _missing_timeouts(options: Mapping[str, object]) -> list[str]:
     return [name for name in ("read_timeout", "write_timeout") if not options.get(name)]
 
 
+@register(Tags.compatibility)
+def check_pool_options(**kwargs: object) -> list[CheckMessage]:
+    """W005: POOL_OPTIONS, which another pool reads, stand beside OPTIONS."""
+    return [
+        Warning(
+            f"The database alias '{alias}' has POOL_OPTIONS, which have no effect.",
+            hint=(
+                "They are django-db-connection-pool's. Move them into OPTIONS['pool'], in lower case, or else the pool has "
+                f"its defaults. See {_DOCS}#w005"
+            ),
+            id="django_mysqlpool.W005",
+        )
+        for alias, _ in _pooled_aliases()
+        if "POOL_OPTIONS" in connections[alias].settings_dict
+    ]
+
+
 def _pooled_aliases() -> Iterator[tuple[str, PoolOptions]]:
     """Making a wrapper checks its options: what is wrong with them is an ``ImproperlyConfigured`` from here."""
     for alias in connections:
