@@ -4,6 +4,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 ARGS ?=
 MINUTES ?= 10
+DJANGO ?= 6.1
+LABELS ?=
+MODES ?= request transaction
+PROCESSES ?= 1
 VENV := .venv/bin/
 
 # What tests and demo take the server from: devtools/server.py.
@@ -14,12 +18,14 @@ ifdef SERVER_URL
 export MYSQLPOOL_SERVER_URL := $(SERVER_URL)
 endif
 
-.PHONY: help setup demo test soak benchmark benchmark-release benchmark-crowd benchmark-web lint docs clean
+.PHONY: help setup demo test soak django-suite benchmark benchmark-release benchmark-crowd benchmark-web lint docs clean
 
 help:
 	@echo 'make demo   the example site on both engines under load, then left running until Ctrl-C'
 	@echo 'make test   the tests, against a private server that they start and stop'
 	@echo 'make soak   processes of threads under random faults, and a ledger that must hold'
+	@echo 'make django-suite'
+	@echo '            the tests of Django itself on this engine, compared with the stock one'
 	@echo 'make benchmark'
 	@echo '            the cost of a request with one query, beside the other engines'
 	@echo '            (with TLS too where SERVER= is a MySQL)'
@@ -37,6 +43,9 @@ help:
 	@echo '  ONCE=1                     make demo: end after the table'
 	@echo '  ARGS="-x -k pool"          make test: arguments for pytest'
 	@echo '  MINUTES=10 SEED=1234       make soak: for how long; and the order of the faults'
+	@echo '  DJANGO=5.2 LABELS="backends schema" MODES=transaction PROCESSES=2'
+	@echo '                             make django-suite: the version, the tests (all), the release modes'
+	@echo '                             (both), and how many processes run the tests of each engine'
 	@echo '  SERVER=/path/to/mysqld     the program of the private server (a mariadbd or mysqld;'
 	@echo '                             otherwise the mariadbd of this machine)'
 	@echo '  SERVER_URL=mysql://user:password@host:port'
@@ -50,11 +59,15 @@ demo: FOR := demo
 demo: setup
 	@exec $(VENV)python -m devtools.demo $(if $(ONCE),--once)
 
+test: FOR := test
 test: setup
 	@exec $(VENV)python -m pytest $(ARGS)
 
 soak: setup
 	@exec $(VENV)python -m devtools.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+django-suite: setup
+	@exec $(VENV)python -m devtools.django_suite --django $(DJANGO) --processes $(PROCESSES) --modes $(MODES) -- $(LABELS)
 
 benchmark: setup
 	@exec $(VENV)python -m benchmarks.cycle $(ARGS)
@@ -77,5 +90,5 @@ docs: setup
 	$(VENV)sphinx-build -W docs docs/_build/html
 
 clean:
-	rm -rf .venv .demo docs/_build build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .demo .django-suite docs/_build build dist .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

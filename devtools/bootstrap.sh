@@ -1,6 +1,6 @@
 #!/bin/bash
 # Makes .venv, and installs what the system lacks for it. Where all of it is there already, it does nothing.
-#   PYTHON=python3.13 bash devtools/bootstrap.sh [demo]
+#   PYTHON=python3.13 bash devtools/bootstrap.sh [demo|test]
 # System packages come from apt, where that and root or sudo are there; elsewhere a line for each missing thing
 # says what it is and how to get it.
 set -euo pipefail
@@ -30,11 +30,18 @@ has_client_library() {
 }
 has_server() { [ -n "${MYSQLPOOL_SERVER_PROGRAM:-}${MYSQLPOOL_SERVER_URL:-}" ] || { has mariadbd && has mariadb-install-db; }; }
 has_load_tool() { has wrk; }
+has_gis_libraries() { python_says 'from ctypes.util import find_library as find; assert find("gdal") and find("geos_c")'; }
+can_install() { has apt-get && { [ "$(id -u)" = 0 ] || has sudo; }; }
 
 need() { # CHECK "PACKAGE ..." WHAT [OTHERWISE]
   "$1" && return
   packages+=($2)
   missing+=("missing: $3: apt-get install $2${4:+, or $4}")
+}
+
+want() { # The same, for what can be done without where it can't be installed
+  can_install || return 0
+  need "$@"
 }
 
 look_for_what_is_missing() {
@@ -48,12 +55,13 @@ look_for_what_is_missing() {
   need has_server "mariadb-server-core mariadb-client" "a database server" \
     "name one: SERVER=/path/to/mysqld or SERVER_URL=mysql://user:password@host:port"
   [ "$purpose" != demo ] || need has_load_tool wrk "wrk, which makes the load of the demo"
+  [ "$purpose" != test ] || want has_gis_libraries gdal-bin "GDAL and GEOS, which GeoDjango loads"
 }
 
 install_what_is_missing() {
   local as_root=()
   [ "$(id -u)" = 0 ] || as_root=(sudo)
-  has apt-get && has "${as_root[0]:-true}" || die "${missing[@]}"
+  can_install || die "${missing[@]}"
   echo "Installing ${packages[*]}"
   quietly "${as_root[@]}" apt-get --quiet update
   quietly "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \

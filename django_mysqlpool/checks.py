@@ -85,7 +85,7 @@ def check_timeouts(**kwargs: object) -> list[CheckMessage]:
 
 @register(Tags.compatibility)
 def check_gevent(**kwargs: object) -> list[CheckMessage]:
-    """W005: gevent is to share one thread among greenlets, and the driver does not let it."""
+    """W006: gevent is to share one thread among greenlets, and the driver does not let it."""
     if not is_patched_by_gevent():
         return []
     return [
@@ -93,9 +93,9 @@ def check_gevent(**kwargs: object) -> list[CheckMessage]:
             f"gevent is at work, and a query of the database alias '{alias}' stops every greenlet until it is answered.",
             hint=(
                 "mysqlclient waits in C. Use PyMySQL: call pymysql.install_as_MySQLdb() at the top of the settings. "
-                f"See {_DOCS}#w005"
+                f"See {_DOCS}#w006"
             ),
-            id="django_mysqlpool.W005",
+            id="django_mysqlpool.W006",
         )
         for alias, _ in _pooled_aliases()
         if not connections[alias].driver.is_cooperative  # type: ignore[attr-defined]
@@ -104,6 +104,23 @@ def check_gevent(**kwargs: object) -> list[CheckMessage]:
 
 def _missing_timeouts(options: Mapping[str, object]) -> list[str]:
     return [name for name in ("read_timeout", "write_timeout") if not options.get(name)]
+
+
+@register(Tags.compatibility)
+def check_pool_options(**kwargs: object) -> list[CheckMessage]:
+    """W005: POOL_OPTIONS, which another pool reads, stand beside OPTIONS."""
+    return [
+        Warning(
+            f"The database alias '{alias}' has POOL_OPTIONS, which have no effect.",
+            hint=(
+                "They are django-db-connection-pool's. Move them into OPTIONS['pool'], in lower case, or else the pool has "
+                f"its defaults. See {_DOCS}#w005"
+            ),
+            id="django_mysqlpool.W005",
+        )
+        for alias, _ in _pooled_aliases()
+        if "POOL_OPTIONS" in connections[alias].settings_dict
+    ]
 
 
 def _pooled_aliases() -> Iterator[tuple[str, PoolOptions]]:

@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -268,13 +268,20 @@ WEB_SERVERS = {
 @pytest.fixture
 def serve(server: Server, observer: Observer, tmp_path: Path) -> Iterator[Callable[..., Site]]:
     """Serves the tests' site: ``serve("gunicorn", pool={...}, at_most=3)``; one worker process."""
+    with serving(server, observer, tmp_path) as start:
+        yield start
+
+
+@contextmanager
+def serving(server: Server, observer: Observer, folder: Path) -> Iterator[Callable[..., Site]]:
+    """What ``serve`` does, for as long as the block lasts; with logs in a folder."""
     with ExitStack() as stack:
 
         def start(kind: str, pool: Any = True, at_most: int = 0, **environment: str) -> Site:
             user, password = observer.create_user(at_most)
             entry = {**server.settings(DATABASE, pool=pool), "USER": user, "PASSWORD": password}
             port = port_for.select_random()
-            log = tmp_path / f"{kind}.log"
+            log = folder / f"{kind}.log"
             executor = HTTPExecutor(
                 tied([part.format(port=port) for part in WEB_SERVERS[kind]]),
                 url=f"http://127.0.0.1:{port}/status/",
@@ -291,6 +298,17 @@ def serve(server: Server, observer: Observer, tmp_path: Path) -> Iterator[Callab
             return site
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def celery_folder(tmp_path_factory) -> Iterator[None]:
+    """Where Celery has its queue and its results. Of the run: the application, once imported, keeps to it."""
+    folder = tmp_path_factory.mktemp("celery")
+    for name in ("results", "queue", "control"):
+        (folder / name).mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MYSQLPOOL_TEST_CELERY", str(folder))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -40,6 +40,13 @@ def test_the_middleware_is_not_the_first():
         assert ids() == ["django_mysqlpool.W003"]
 
 
+def test_options_of_another_pool_are_found(make_alias):
+    alias = make_alias(POOL_OPTIONS={"POOL_SIZE": 3}).alias
+    (message,) = (m for m in run_checks() if m.id == "django_mysqlpool.W005")
+    assert f"'{alias}'" in message.msg
+    assert "OPTIONS['pool']" in message.hint
+
+
 class TestTimeouts:
     """Only ``manage.py check --deploy`` asks."""
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import MySQLdb
 import pytest
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import OperationalError, connection, connections, transaction
 from django.db.backends.mysql import base
+from django.db.backends.signals import connection_created
 
 from django_mysqlpool import close_pool, hold_connection, pool_status
+from django_mysqlpool.backends.mysqlpool.base import DatabaseWrapper
 from tests.shop.models import Account
 
 
@@ -239,6 +243,26 @@ class TestClosing:
         wrapper.ensure_connection()
 
 
+class TestDjangosOwnCalls:
+    """What Django's own suite calls outside the usual road, on a connection that the pool has set up."""
+
+    def test_setting_up_again_is_done_again(self, make_alias):
+        wrapper = make_alias(options={"isolation_level": "repeatable read"})
+        with wrapper.cursor() as cursor, hold_connection(wrapper.alias):
+            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+            wrapper.init_connection_state()
+            cursor.execute("SHOW VARIABLES WHERE Variable_name IN ('tx_isolation', 'transaction_isolation')")
+            assert {row[1] for row in cursor.fetchall()} == {"REPEATABLE-READ"}
+
+    def test_a_connection_given_back_is_not_asked_any_more(self, make_alias):
+        wrapper = make_alias(pool={"release": "request"})
+        wrapper.ensure_connection()
+        assert wrapper.is_usable()
+        wrapper._close()
+        assert not wrapper.is_usable()
+        wrapper.connection = None
+
+
 class TestAtomic:
     def test_closed_inside_atomic_the_connection_is_nobodys(self, make_alias):
         wrapper = make_alias()
@@ -304,3 +328,71 @@ def test_the_cap_holds_on_the_server_while_connections_are_replaced(make_alias):
     with ThreadPoolExecutor(8) as executor:
         pids = list(executor.map(replace, range(400)))
     assert len(set(pids)) == 400
+
+
+class TestWhatAWarmCheckoutLeavesOut:
+    """SQLAlchemy's proxies and Django's connect(), but not where somebody would miss them."""
+
+    def test_listeners_of_sqlalchemys_events_are_told(self, make_alias):
+        told = []
+        events = [(lambda *_: told.append("checkout"), "checkout"), (lambda *_: told.append("checkin"), "checkin")]
+        wrapper = make_alias(pool={"events": events})
+        for _ in range(2):
+            backend_pid(wrapper)
+            wrapper.give_back()
+        assert told == ["checkout", "checkin"] * 2
+
+    def test_receivers_of_connection_created_are_told(self, make_alias):
+        wrapper, told = make_alias(), []
+        backend_pid(wrapper)
+        wrapper.give_back()
+
+        def receiver(connection, **kwargs):
+            told.append(connection.alias)
+
+        connection_created.connect(receiver)
+        try:
+            for _ in range(2):
+                backend_pid(wrapper)
+                wrapper.give_back()
+        finally:
+            connection_created.disconnect(receiver)
+        assert told == [wrapper.alias] * 2
+
+    def test_settings_that_were_changed_in_their_place_are_read(self, make_alias):
+        wrapper = make_alias()
+        backend_pid(wrapper)
+        wrapper.give_back()
+        wrapper.settings_dict["OPTIONS"]["init_command"] = "SET @hello = 1"
+        with wrapper.cursor() as cursor:
+            cursor.execute("SELECT @hello")
+            assert cursor.fetchone() == (1,)
+        wrapper.give_back()
+
+    def test_a_class_that_overrides_a_seam_is_asked(self, make_alias):
+        connects = []
+
+        class Wrapper(DatabaseWrapper):
+            def get_new_connection(self, conn_params):
+                connects.append(self.alias)
+                return super().get_new_connection(conn_params)
+
+        alias = make_alias().alias
+        wrapper = Wrapper(connections[alias].settings_dict, alias)
+        for _ in range(2):
+            backend_pid(wrapper)
+            wrapper.give_back()
+        assert connects == [alias] * 2
+        wrapper.close_pool()
+
+    def test_an_event_loop_must_not_connect(self, make_alias):
+        wrapper = make_alias()
+        backend_pid(wrapper)
+        wrapper.give_back()
+
+        async def connect():
+            wrapper.ensure_connection()
+
+        with pytest.raises(SynchronousOnlyOperation):
+            asyncio.run(connect())
+        assert status_of(wrapper)["out"] == 0

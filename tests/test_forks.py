@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -152,17 +152,6 @@ class TestDescriptors:
 
 def test_close_pool_before_a_fork(trial):
     trial("closed_before")
-
-
-@pytest.fixture(scope="session")
-def celery_folder(tmp_path_factory) -> Iterator[None]:
-    """Where Celery has its queue and its results. Of the run: the application, once imported, keeps to it."""
-    folder = tmp_path_factory.mktemp("celery")
-    for name in ("results", "queue", "control"):
-        (folder / name).mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MYSQLPOOL_TEST_CELERY", str(folder))
-        yield
 
 
 class TestFrameworks:

@@ -98,7 +98,7 @@ def test_a_driver_that_blocks_the_loop_is_told_of(driver):
     environment = {**os.environ, "MYSQLPOOL_TEST_DRIVER": driver}
     done = subprocess.run([sys.executable, "-c", CHECK], env=environment, capture_output=True, text=True, timeout=60)
     blocks = driver == "mysqlclient"
-    assert done.stdout == f"{['django_mysqlpool.W005'] if blocks else []}\n", done.stderr
+    assert done.stdout == f"{['django_mysqlpool.W006'] if blocks else []}\n", done.stderr
     assert done.stderr.count("stops every greenlet until it is answered") == blocks
 
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import pytest
 from django.test import Client, TestCase
 
-from tests.conftest import eventually
+from tests.conftest import RELEASE, eventually
 from tests.shop.models import Account
 
 WSGI = ["gunicorn", "gunicorn sync", "gunicorn preload", "gunicorn wrapped", "uwsgi", "uwsgi wrapped"]
@@ -74,6 +74,9 @@ class TestUnder:
         assert set(answers) <= {0, -1, 200, 404, 500}
         site.wait_until_none_is_out()
         assert 1 <= len(observer.connections_of(site.user)) <= 5
+        # In transaction mode /leave-dirty/ pins its connection: the storm was in the mode that it says.
+        (pool,) = site.status()["pools"].values()
+        assert ("SET" in pool["pins"]) == (RELEASE == "transaction")
         errors = {line for line in site.log.read_text().splitlines() if re.match(r"\S*(Error|Exception|Timeout)\b", line)}
         assert not {line for line in errors if not EXPECTED.search(line)}
         # A server keeps the threads that it has; what the storm added, a request's or a view's own, has ended.

@@ -116,6 +116,7 @@ class TestOrder:
 
 WRONG = [
     ({"pool_siz": 5}, "has the key 'pool_siz', which QueuePool does not know. Did you mean 'pool_size'?"),
+    ({"POOL_SIZE": 5}, "has the key 'POOL_SIZE', which QueuePool does not know. Did you mean 'pool_size'?"),
     ({"pool_size": "5"}, r"['pool_size'] is '5'; it must be a whole number, 0 or more"),
     ({"pool_size": -1}, r"['pool_size'] is -1; it must be a whole number, 0 or more"),
     ({"pool_size": True}, r"['pool_size'] is True; it must be a whole number"),

@@ -475,7 +475,7 @@ class TestThePreviousStatement:
             assert fetch(wrapper, "SELECT LAST_INSERT_ID()") == [(number,)]
 
     def test_where_nobody_else_has_inserted_the_server_alone_knows(self, wrapper):
-        wrapper.close()
+        somebody_else(wrapper, "INSERT INTO shop_account (name, balance) VALUES ('b', 0)")
         fetch(wrapper, "SET @a = 1")  # the session is reset, and has no last id
         wrapper.close()
         with transaction.atomic(using=wrapper.alias):

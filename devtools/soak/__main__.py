@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections import Counter
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -26,7 +27,8 @@ from devtools.soak.run import Soak, Worker
 from tests.relay import Relay
 
 ENGINE = "django_mysqlpool.backends.mysqlpool"
-WORKERS = 4
+#: A worker for each pair: what it has for ``release``, and whether it reaches the server by the network that stalls.
+RELEASES, BY_RELAY = ("request", "transaction"), (False, True)
 # A transfer that is acknowledged must survive the server's SIGKILL.
 SERVER_OPTIONS = ("--innodb-flush-log-at-trx-commit=1",)
 #: Violations that are printed; all are in the records.
@@ -35,9 +37,10 @@ TOLD = 20
 console = Console()
 
 
-def options(chance: Random, has_tls: bool) -> dict[str, Any]:
+def options(chance: Random, release: str, has_tls: bool) -> dict[str, Any]:
     """OPTIONS for a worker: fewer connections than it has threads, and much to do for its housekeeper."""
     pool = {
+        "release": release,
         "pool_size": chance.randint(1, 3),
         "max_overflow": chance.randint(0, 2),
         "timeout": chance.choice((2, 10)),
@@ -53,7 +56,7 @@ def options(chance: Random, has_tls: bool) -> dict[str, Any]:
 
 
 def prepared(stack: ExitStack, folder: Path, chance: Random, progress: Progress) -> tuple[Server, Soak]:
-    """A server, a ledger and the workers: half of them reach the server directly, half by the network that stalls."""
+    """A server, a ledger and the workers."""
     server = stack.enter_context(server_from_environment(options=SERVER_OPTIONS))
     if isinstance(server, ExistingServer):
         stack.callback(ledger.drop, server)
@@ -62,15 +65,30 @@ def prepared(stack: ExitStack, folder: Path, chance: Random, progress: Progress)
     relay = Relay(server.host, server.port)
     stack.callback(relay.close)
     workers = []
-    for number in range(WORKERS):
-        entry = server.settings(ledger.DATABASE, **options(chance, has_tls=not server.is_mariadb))
+    for number, (release, by_relay) in enumerate(product(RELEASES, BY_RELAY)):
+        entry = server.settings(ledger.DATABASE, **options(chance, release, has_tls=not server.is_mariadb))
         entry |= {"ENGINE": ENGINE, "USER": ledger.USER, "PASSWORD": password}
-        if number % 2:
+        if by_relay:
             entry["PORT"] = relay.port
-        worker = Worker(f"worker {number}", folder, entry)
+        worker = Worker(f"worker {number} ({release})", folder, entry, release)
         stack.callback(worker.kill)
         workers.append(worker)
     return server, Soak(server, relay, workers, chance, progress)
+
+
+def transfers_of(workers: list[Worker]) -> Table:
+    """What became of the transfers, by what their workers have for ``release``, and the errors."""
+    table = Table("Transfers", *RELEASES, box=SIMPLE_HEAD)
+    records = [[worker.records for worker in workers if worker.release == release] for release in RELEASES]
+    for kind in records[0][0].transfers:
+        table.add_row(kind, *(f"{sum(len(record.transfers[kind]) for record in each):,}" for each in records))
+    table.add_section()
+    errors = [sum((record.errors for record in each), Counter()) for each in records]
+    for kind, _ in sum(errors, Counter()).most_common():
+        table.add_row(f"  {kind}", *(f"{seen[kind]:,}" for seen in errors))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table
 
 
 def show(soak: Soak, violations: list[str]) -> None:
@@ -79,15 +97,7 @@ def show(soak: Soak, violations: list[str]) -> None:
     faults.add_column("Survived", justify="right")
     for name, times in soak.survived.most_common():
         faults.add_row(name, f"{times:,}")
-    transfers = Table("Transfers", box=SIMPLE_HEAD)
-    transfers.add_column("", justify="right")
-    for kind in soak.workers[0].records.transfers:
-        transfers.add_row(kind, f"{sum(len(worker.records.transfers[kind]) for worker in soak.workers):,}")
-    transfers.add_section()
-    errors = sum((worker.records.errors for worker in soak.workers), Counter())
-    for kind, times in errors.most_common():
-        transfers.add_row(f"  {kind}", f"{times:,}")
-    console.print(faults, transfers)
+    console.print(faults, transfers_of(soak.workers))
     console.print(f"After a fault, all processes made transfers again within {soak.longest_recovery:.1f} s.")
     for violation in violations[:TOLD]:
         console.print(violation, style="red", markup=False)

@@ -10,7 +10,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 from uuid import uuid4
@@ -28,6 +29,14 @@ LONGEST_PAUSE, PAUSE_AFTER_ERROR = 0.01, 0.1
 Transfer = Callable[[], None]
 
 
+@dataclass
+class Fate:
+    """What is known of a transfer: an error leaves it open whether it was applied, or its commit returned."""
+
+    is_open: bool = False
+    is_good: bool = False
+
+
 class Bank:
     """Makes transfers and records what became of each."""
 
@@ -36,40 +45,71 @@ class Bank:
         self.chance = chance
 
     def transfer(self) -> None:
-        """One transfer, as an application makes it, whose caller gives the connection back."""
+        """One transfer, as an application makes it, whose caller gives the connection back; at times more around it."""
+        if self.chance.random() < 0.1:
+            self.note()
         number = uuid4().hex
-        commits = False
+        trace = None
+        with self._recorded(number) as fate, transaction.atomic():
+            trace = self.move(number)
+            fate.is_open = True
+        if fate.is_good and (trace or self.chance.random() < 0.1):
+            self.look(number, trace)
+
+    def note(self) -> None:
+        """One statement outside a transaction, which commits itself wherever it is sent: a transfer of nothing."""
+        number = uuid4().hex
+        with self._recorded(number) as fate, connection.cursor() as cursor:
+            fate.is_open = True
+            cursor.execute("INSERT INTO journal VALUES (%s, 0, 0, 0)", [number])
+
+    def look(self, number: str, trace: str | None) -> None:
+        """Outside a transaction, see what was committed and what was left in the session, or be told that it is gone."""
+        me = threading.current_thread().name
+        with suppress(OperationalError, InterfaceError), connection.cursor() as cursor:
+            cursor.execute("SELECT COUNT(*) FROM journal WHERE id = %s", [number])
+            if cursor.fetchone() != (1,):
+                self.record(VIOLATION, f"{me} does not see its transfer {number}: an old transaction was open")
+            if trace:
+                cursor.execute("SELECT @soak")
+                if (found := cursor.fetchone()[0]) != trace:
+                    self.record(VIOLATION, f"{me} left {trace} in its session and finds {found}, without an error")
+
+    @contextmanager
+    def _recorded(self, number: str) -> Iterator[Fate]:
+        """Tell what becomes of a transfer in the block, which says from where on that is open."""
+        fate = Fate()
         try:
-            with transaction.atomic():
-                self.move(number)
-                commits = True
+            yield fate
         except (OperationalError, InterfaceError) as error:
-            self.record(UNKNOWN if commits else FAILED, number, kind_of(error))
+            self.record(UNKNOWN if fate.is_open else FAILED, number, kind_of(error))
             time.sleep(PAUSE_AFTER_ERROR)
         except BaseException:
-            self.record(UNKNOWN if commits else FAILED, number, "an error that must not be")
+            self.record(UNKNOWN if fate.is_open else FAILED, number, "an error that must not be")
             self.record(VIOLATION, f"{threading.current_thread().name}: {traceback.format_exc()}")
         else:
+            fate.is_good = True
             self.record(ACKNOWLEDGED, number)
 
-    def move(self, number: str) -> None:
-        """The statements of one transfer; now and then with one that leaves something in the session."""
+    def move(self, number: str) -> str | None:
+        """The statements of one transfer; now and then with one that leaves something in the session, which is told."""
         amount = self.chance.randint(1, 100)
         source, target = self.chance.sample(range(ACCOUNTS), 2)
         with connection.cursor() as cursor:
-            if self.chance.random() < 0.1:
-                self._leave_a_trace(cursor)
+            trace = self._leave_a_trace(cursor) if self.chance.random() < 0.1 else None
             for account, change in sorted(((source, -amount), (target, amount))):
                 cursor.execute("UPDATE account SET balance = balance + %s WHERE id = %s", [change, account])
             cursor.execute("INSERT INTO journal VALUES (%s, %s, %s, %s)", [number, source, target, amount])
+        return trace
 
-    def _leave_a_trace(self, cursor: CursorWrapper) -> None:
+    def _leave_a_trace(self, cursor: CursorWrapper) -> str:
         me = f"{os.getpid()} {threading.current_thread().name}"
         cursor.execute("SELECT @soak")
         found = cursor.fetchone()[0]
         if found not in (None, me):
             self.record(VIOLATION, f"{me} was lent a session with a variable of {found}'s")
         cursor.execute("SET @soak = %s", [me])
+        return me
 
     def begin_and_die(self, keep: Callable[[object], None]) -> None:
         """What a thread does that ends in the middle of its transfer; ``keep`` may keep its wrapper from the collector."""

@@ -38,8 +38,9 @@ _BAD_NEWS = re.compile(r"^(Traceback|Exception ignored|Fatal Python error).*", r
 class Worker:
     """A worker process, and what it has told so far."""
 
-    def __init__(self, name: str, folder: Path, entry: dict[str, Any]) -> None:
+    def __init__(self, name: str, folder: Path, entry: dict[str, Any], release: str) -> None:
         self.name = name
+        self.release = release
         self.log = folder / f"{name}.log"
         path = folder / f"{name}.records"
         path.touch()

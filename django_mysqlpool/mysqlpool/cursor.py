@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import time
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .lease import Lease
 from .statements import CALL, Judgement, judge
-
-if TYPE_CHECKING:
-    from .session import Session
 
 
 @cache
@@ -70,7 +67,8 @@ class _Watched:
         it need not ask: the threads of a busy process change places less often.
         """
         lease = self._lease
-        if lease is None or lease.is_over or lease.session.has_more_answers() is not False:
+        more_results = None if lease is None or lease.is_over else lease.session.more_results
+        if more_results is None or more_results():
             super()._discard()  # type: ignore[misc]
             return
         connection, self._connection = self._connection, None
@@ -90,16 +88,24 @@ class _Watched:
         try:
             with lease.use:
                 more = super().nextset()  # type: ignore[misc]
-                lease.is_busy = self._has_unread_rows(lease.session) or bool(more and self._may_have_more)
+                self._may_have_more = bool(more) and self._is_followed(lease, otherwise=True)
+                lease.is_busy = self._has_unread()
                 return more
         finally:
             if lease.is_wanted_back:
                 lease.settle()
 
-    def _has_unread_rows(self, session: Session) -> bool:
-        """An unbuffered cursor reads its rows from the server while they are fetched."""
+    def _is_followed(self, lease: Lease, *, otherwise: bool) -> bool:
+        """Whether another answer follows the last one; ``otherwise``: what is supposed where the driver can't tell."""
+        more_results = lease.session.more_results
+        return otherwise if more_results is None else more_results()
+
+    def _has_unread(self) -> bool:
+        """Whether the server has another answer for it, or rows, which an unbuffered cursor reads as they are fetched."""
+        if self._may_have_more or self._lease is None:
+            return self._may_have_more
         result = self._result  # type: ignore[attr-defined]
-        return result is not None and session.driver.has_unread_rows(result)
+        return result is not None and self._lease.session.driver.has_unread_rows(result)
 
     def _lease_for(self, statement: object, judgement: Judgement) -> Lease:
         """The lease to send a statement on."""
@@ -154,10 +160,8 @@ class _Watched:
                 self._may_have_more = False
                 try:
                     answer = send(*args)
-                    if not lease.is_over:
-                        more = session.has_more_answers()
-                        self._may_have_more = not judgement.is_single if more is None else more
-                    is_read = not (self._may_have_more or self._has_unread_rows(session))
+                    self._may_have_more = self._is_followed(lease, otherwise=not judgement.is_single)
+                    is_read = not self._has_unread()
                     if lease.run is not None and judgement.sets_last_id:
                         lease.run.last_id = self.lastrowid  # type: ignore[attr-defined]
                     return answer
@@ -166,8 +170,8 @@ class _Watched:
                         lease.note_error(error)
                     raise
                 finally:
-                    lease.is_busy = self._may_have_more or self._has_unread_rows(session)
                     if not lease.is_over:
+                        lease.is_busy = not is_read and self._has_unread()
                         session.last_used = time.monotonic()
         finally:
             if lease.is_wanted_back:

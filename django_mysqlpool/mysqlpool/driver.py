@@ -60,8 +60,8 @@ class Driver(ABC):
         """Whether the last answer was read to its end, as far as is known without asking the server."""
 
     @abstractmethod
-    def has_more_answers(self, connection: Any) -> bool | None:
-        """Whether another answer follows the last statement's; ``None`` where that can't be known without asking."""
+    def more_results(self, connection: Any) -> Callable[[], bool] | None:
+        """What tells, each time, whether another answer follows the last one that was read; ``None``: nothing does."""
 
     @abstractmethod
     def has_unread_rows(self, result: Any) -> bool:
@@ -98,9 +98,8 @@ class Mysqlclient(Driver):
     def is_between_statements(self, connection: Any) -> bool:
         return connection.next_result() == -1  # type: ignore[no-any-return]
 
-    def has_more_answers(self, connection: Any) -> bool | None:
-        more_results = getattr(connection, "more_results", None)  # since 2.3
-        return None if more_results is None else bool(more_results())
+    def more_results(self, connection: Any) -> Callable[[], bool] | None:
+        return getattr(connection, "more_results", None)  # since 2.3
 
     def has_unread_rows(self, result: Any) -> bool:
         return True  # a cursor that has read them all keeps none
@@ -212,14 +211,14 @@ class PyMySQL(Driver):
 
     def is_between_statements(self, connection: Any) -> bool:
         # The driver closes a connection that is interrupted while it reads, by gevent's Timeout for instance.
-        return connection.open and not (connection._result and self.has_unread_rows(connection._result))
-
-    def has_more_answers(self, connection: Any) -> bool | None:
         result = connection._result
-        return result is not None and bool(result.has_next)
+        return connection.open and not (result is not None and (result.unbuffered_active or result.has_next))
+
+    def more_results(self, connection: Any) -> Callable[[], bool] | None:
+        return lambda: connection._result is not None and bool(connection._result.has_next)
 
     def has_unread_rows(self, result: Any) -> bool:
-        return bool(result.unbuffered_active or result.has_next)
+        return bool(result.unbuffered_active)
 
     def ask(self, connection: Any, query: bytes, patience: float) -> Rows | None:
         with self._limited(connection, max(patience, 0.001)), connection.cursor(self.cursor_class) as cursor:

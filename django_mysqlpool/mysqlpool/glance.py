@@ -27,4 +27,4 @@ class Glance:
 
     def __call__(self) -> bool:
         """Whether something can be read, the end of the stream included, or the descriptor is none any more."""
-        return _poll(self._at, 1, 0) != 0  # type: ignore[no-any-return]
+        return bool(_poll(self._at, 1, 0))

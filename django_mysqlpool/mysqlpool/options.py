@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -253,6 +253,8 @@ def _known_keys(pool_class: type[sqlalchemy.pool.Pool]) -> frozenset[str]:
     return frozenset(key for key in keys - _GIVEN if not key.startswith("_"))
 
 
-def _nearest(word: object, known: object) -> str:
-    matches = difflib.get_close_matches(str(word), list(known), n=1)  # type: ignore[call-overload]
-    return f" Did you mean {matches[0]!r}?" if matches else ""
+def _nearest(word: object, known: Iterable[str]) -> str:
+    """A hint at the nearest known word, whatever the case: other pools have their options in capitals."""
+    by_lower_case = {one.lower(): one for one in known}
+    matches = difflib.get_close_matches(str(word).lower(), by_lower_case, n=1)
+    return f" Did you mean {by_lower_case[matches[0]]!r}?" if matches else ""

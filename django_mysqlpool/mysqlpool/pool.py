@@ -118,9 +118,14 @@ class Pool:
 
         Raises ``PoolTimeout`` where none comes free in time, and the driver's error where the server refuses a new one.
         """
+        return self.checkout_warm(wrapper) or self._lease_of(self._ask(Request(wrapper, params, self.timeout)), wrapper)
+
+    def checkout_warm(self, wrapper: PooledDatabaseMixin) -> Lease | None:
+        """The same where a connection lies ready: neither the server nor another thread is waited for."""
         entry = self._lend_fresh()
-        if entry is None:
-            entry = self._ask(Request(wrapper, params, self.timeout))
+        return None if entry is None else self._lease_of(entry, wrapper)
+
+    def _lease_of(self, entry: Any, wrapper: PooledDatabaseMixin) -> Lease:
         session: Session = entry.dbapi_connection.mysqlpool_session
         session.lease = wrapper.reference.lease = lease = Lease(self, session, entry, wrapper)
         self.is_in_use = True
@@ -222,7 +227,7 @@ class Pool:
                 self.slots.connected()
         except BaseException:  # an interrupt: SQLAlchemy has not got it, and would not close it
             self.sessions.discard(session)
-            session.connection = session.record = None
+            session.connection = session.record = session.more_results = None
             connection.close()
             raise
         return connection

@@ -50,6 +50,7 @@ class Session:
         "last_id_of",
         "last_used",
         "lease",
+        "more_results",
         "record",
         "sent",
         "verdict",
@@ -58,6 +59,9 @@ class Session:
     def __init__(self, connection: Any, record: Any, generation: int, driver: Driver) -> None:
         self.connection = connection
         self.driver = driver
+        #: Tells whether another answer follows the last statement's (rows of an unbuffered cursor are none); ``None``: the
+        #: driver can't tell without asking for it.
+        self.more_results = driver.more_results(connection)
         #: SQLAlchemy's, which the connection is in.
         self.record = record
         #: Of its pool when it was opened; ``close_pool()`` begins a new one.
@@ -133,13 +137,6 @@ class Session:
             or now - self.born > lifetime * self.jitter
             or self._has_news()
         )
-
-    def has_more_answers(self) -> bool | None:
-        """Whether another answer follows the last statement's; ``None``: this driver does not know without asking.
-
-        Rows of an unbuffered cursor are no other answer.
-        """
-        return self.driver.has_more_answers(self.connection)
 
     def is_alive(self, ping_after: float, now: float, patience: float = PING_PATIENCE) -> bool:
         """Whether the server still listens; without a round trip where it was used ``ping_after`` seconds ago or later.
@@ -221,7 +218,7 @@ class Farewell(_ConnDialect):
     def _close(self, dbapi_connection: Any, session: Session) -> None:
         socket = os.dup(session.descriptor) if session.has_its_socket() else None
         # They refer to each other; a closed connection must not wait for the garbage collector.
-        session.connection = session.record = None
+        session.connection = session.record = session.more_results = None
         try:
             session.driver.close(dbapi_connection)
         finally:

@@ -64,14 +64,17 @@ _FUNCTIONS = frozenset(
     ntile nullif nvl nvl2 oct octet_length ord percent_rank period_add period_diff pi position pow power quarter quote
     radians rand random_bytes rank regexp_instr regexp_like regexp_replace regexp_substr repeat replace reverse right round
     row_count row_number rpad rtrim schema sec_to_time second session_user sha sha1 sha2 sign sin soundex space sqrt
-    st_area st_asbinary st_asgeojson st_astext st_aswkb st_aswkt st_buffer st_centroid st_contains st_convexhull st_crosses
-    st_difference st_dimension st_disjoint st_distance st_distance_sphere st_endpoint st_envelope st_equals
-    st_exteriorring st_geohash st_geomcollfromtext st_geometryn st_geometrytype st_geomfromgeojson st_geomfromtext
-    st_geomfromwkb st_interiorringn st_intersection st_intersects st_isclosed st_isempty st_isring st_issimple st_isvalid
-    st_latitude st_length st_linefromtext st_longitude st_numgeometries st_numinteriorrings st_numpoints st_overlaps
-    st_pointfromtext st_pointn st_polyfromtext st_srid st_startpoint st_swapxy st_symdifference st_touches st_transform
-    st_union st_within st_x st_y mbrcontains mbrcoveredby mbrcovers mbrdisjoint mbrequals mbrintersects mbroverlaps
-    mbrtouches mbrwithin point linestring polygon multipoint multilinestring multipolygon geometrycollection
+    st_area st_asbinary st_asgeojson st_astext st_aswkb st_aswkt st_boundary st_buffer st_centroid st_collect st_contains
+    st_convexhull st_crosses st_difference st_dimension st_disjoint st_distance st_distance_sphere st_endpoint st_envelope
+    st_equals st_exteriorring st_frechetdistance st_geohash st_geomcollfromtext st_geometryn st_geometrytype
+    st_geomfromgeojson st_geomfromtext st_geomfromwkb st_hausdorffdistance st_interiorringn st_intersection st_intersects
+    st_isclosed st_isempty st_isring st_issimple st_isvalid st_latfromgeohash st_latitude st_length st_linefromtext
+    st_lineinterpolatepoint st_lineinterpolatepoints st_longfromgeohash st_longitude st_makeenvelope st_numgeometries
+    st_numinteriorrings st_numpoints st_overlaps st_pointatdistance st_pointfromgeohash st_pointfromtext st_pointn
+    st_pointonsurface st_polyfromtext st_relate st_simplify st_srid st_startpoint st_swapxy st_symdifference st_touches
+    st_transform st_union st_validate st_within st_x st_y mbrcontains mbrcoveredby mbrcovers mbrdisjoint mbrequals
+    mbrintersects mbroverlaps mbrtouches mbrwithin point linestring polygon multipoint multilinestring multipolygon
+    geometrycollection
     std stddev stddev_pop stddev_samp str_to_date strcmp subdate substr substring substring_index subtime sum system_user
     sysdate tan time time_format time_to_sec timediff timestamp timestampadd timestampdiff to_base64 to_char to_days
     to_seconds trim truncate ucase unhex unix_timestamp upper user utc_date utc_time utc_timestamp uuid uuid_short

@@ -9,11 +9,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
+from types import FunctionType
 from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS
 from django.db.backends.base.base import NO_DB_ALIAS
+from django.db.backends.mysql.base import DatabaseWrapper
 from django.db.backends.signals import connection_created
+from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
 
 from .cursor import watched
@@ -30,11 +34,19 @@ from .transactions import TransactionRelease
 #: Seconds since the last statement after which the connection is looked at before the next one.
 LOOK_AGAIN_AFTER = 1.0
 
-
 #: What Django calls to connect; a class that overrides one of these wants to be asked each time.
 _SEAMS = frozenset(
     "check_settings connect get_connection_params get_new_connection init_connection_state set_autocommit".split()
 )
+_seams_of = attrgetter(*sorted(_SEAMS))
+
+
+def _is_djangos_own(method: Any) -> bool:
+    return type(method) is FunctionType and method.__globals__["__name__"].startswith("django.")
+
+
+#: As long as these are all that are there, nobody has put a method of his own in the place of Django's, as Sentry does.
+_DJANGOS_OWN = tuple(filter(_is_djangos_own, _seams_of(DatabaseWrapper)))
 
 
 class PooledDatabaseMixin(TransactionRelease):
@@ -110,14 +122,10 @@ class PooledDatabaseMixin(TransactionRelease):
             return super().get_new_connection(conn_params)
         pool = self._pool_for(conn_params)
         if self._lease is None:
-            self._check_out(pool, conn_params)
-        assert self._lease is not None
-        return self._lease.session.connection
-
-    def _check_out(self, pool: Pool, conn_params: dict[str, Any]) -> None:
-        self._lease = pool.checkout(self, conn_params)
+            self._lease = pool.checkout(self, conn_params)
         if self._known_facts is not pool.server_facts:
             self._forget_server()
+        return self._lease.session.connection
 
     def open_connection(self, conn_params: dict[str, Any]) -> Any:
         """A connection of the driver's, for the pool."""
@@ -126,9 +134,8 @@ class PooledDatabaseMixin(TransactionRelease):
     def connect(self) -> None:
         self._is_connecting = self.pool_options is not None
         try:
-            if not (self._is_parked and self._resume()):
-                super().connect()
-                self._settings_then = _copied(self.settings_dict)
+            super().connect()
+            self._settings_then = _copied(self.settings_dict)
         except BaseException:
             # A session that could not be set up is nobody's; Django would keep it.
             if self._lease is not None:
@@ -141,39 +148,51 @@ class PooledDatabaseMixin(TransactionRelease):
             # What receivers of connection_created have done is set-up too.
             lease.session.mark_set_up()
             lease.statement = lease.run = None
-            scope = current_scope()
-            if scope is not None:
-                scope.add(lease)
-            if scope is None or lease.pool.options.leak_after is not None:
-                lease.stack = stack_of_caller()
-            if lease.is_shared:
-                lease.is_wanted_back = True
+            self._count_in(lease)
 
+    def _count_in(self, lease: Lease) -> None:
+        """The lease is ready for use: it is the current work's."""
+        scope = current_scope()
+        if scope is not None:
+            scope.add(lease)
+        if scope is None or lease.pool.options.leak_after is not None:
+            lease.stack = stack_of_caller()
+        if lease.is_shared:
+            lease.is_wanted_back = True
+
+    @async_unsafe
     def _resume(self) -> bool:
-        """Take a connection where Django's ``connect()`` would change nothing else; ``False``: it is to do the rest.
+        """Take a connection that lies ready where Django's ``connect()`` would change nothing else.
 
         That is where nothing has been done to this wrapper since it gave a connection back, its settings are what they
-        were, nobody listens for new connections, no class but Django's and ours has a say in it, and the session is set up.
+        were, nobody listens for new connections, no code but Django's and ours has a say in it, and the session is set up.
         """
         self._is_parked = False
         if not self._is_plain or connection_created.receivers or self._settings_then != self.settings_dict:
             return False
+        if _seams_of(DatabaseWrapper) != _DJANGOS_OWN:
+            return False
         assert self._bound is not None
-        (conn_params, _, autocommit), pool = self._bound
-        if pool.is_abandoned:
+        (_, _, autocommit), pool = self._bound
+        lease = None if pool.is_abandoned else pool.checkout_warm(self)
+        if lease is None:
             return False
-        self._check_out(pool, conn_params)
-        assert self._lease is not None
-        session = self._lease.session
-        if not session.is_set_up or session.connection.get_autocommit() != autocommit:
-            return False
+        self._lease, session = lease, lease.session
+        if (
+            self._known_facts is not pool.server_facts
+            or not session.is_set_up
+            or session.connection.get_autocommit() != autocommit
+        ):
+            return False  # connect() goes on with this lease
         self.errors_occurred = False
         self.health_check_done = True
         self.connection = session.connection
+        self._count_in(lease)
         return True
 
     def init_connection_state(self) -> None:
-        if self._lease is None or not self._lease.session.is_set_up:
+        is_warm = self._lease is not None and self._lease.session.is_set_up
+        if not (self._is_connecting and is_warm):  # whoever else calls it wants it done
             super().init_connection_state()
 
     # Using: whatever the holder does with its connection it does under ``use``, so that nobody takes it from under it.
@@ -190,6 +209,8 @@ class PooledDatabaseMixin(TransactionRelease):
                 self._look_again(lease)
             if self._lease is lease and self.connection is not None:
                 return
+        elif self._is_parked and self._begun_in is None and not self._begins_later and self._resume():
+            return
         super().ensure_connection()
 
     def _look_again(self, lease: Lease) -> None:
@@ -248,7 +269,9 @@ class PooledDatabaseMixin(TransactionRelease):
 
     def is_usable(self) -> bool:
         with self.use:
-            return self.connection is not None and super().is_usable()
+            # What was given back by _close() alone is still in ``connection``, and somebody else's to ask.
+            is_own = self.pool_options is None or self._lease is not None
+            return self.connection is not None and is_own and super().is_usable()
 
     def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
         if self._is_connecting and self.connection.get_autocommit() == autocommit:

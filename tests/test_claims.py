@@ -1,0 +1,138 @@
+"""What the package says it supports is what the matrix runs, and what a line of the matrix is called is what it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from collections.abc import Iterator
+from configparser import RawConfigParser
+from importlib.metadata import metadata, version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parent.parent
+CLAIMS = metadata("django-mysqlpool")
+
+
+def requirement(text: str) -> Requirement:
+    """A requirement, by the name that its package is found by."""
+    found = Requirement(text)
+    found.name = canonicalize_name(found.name)
+    return found
+
+
+REQUIRED = [requirement(text) for text in CLAIMS.get_all("Requires-Dist")]
+
+
+def claimed(kind: str) -> list[str]:
+    """The versions in the classifiers of a kind, oldest first."""
+    return re.findall(rf"^{kind} :: (\d+\.\d+)$", "\n".join(CLAIMS.get_all("Classifier")), re.MULTILINE)
+
+
+PYTHONS, DJANGOS = claimed("Programming Language :: Python"), claimed("Framework :: Django")
+
+
+class Matrix:
+    """What ``tox.ini`` says."""
+
+    def __init__(self) -> None:
+        parser = RawConfigParser()
+        parser.read(ROOT / "tox.ini")
+        label, _, lines = parser["tox"]["labels"].strip().partition(" = ")
+        assert label == "ci"
+        self.lines = lines.split(", ")
+        self._deps = [dep.split(": ") for dep in parser["testenv"]["deps"].strip().splitlines()]
+
+    def pins(self, line: str) -> dict[str, SpecifierSet]:
+        """What a line asks for beside what the package requires."""
+        factors = set(line.split("-"))
+        found = (requirement(text) for names, text in self._deps if factors.issuperset(names.split("-")))
+        return {one.name: one.specifier for one in found}
+
+
+MATRIX = Matrix()
+
+
+def python_of(line: str) -> str:
+    return re.sub(r"py(\d)(\d+)-.*", r"\1.\2", line)
+
+
+def required_on(python: str) -> Iterator[Requirement]:
+    """What the package requires on a Python."""
+    return (one for one in REQUIRED if one.marker is None or one.marker.evaluate({"python_version": python}))
+
+
+def lowest(specifiers: SpecifierSet) -> str:
+    """The one lower bound."""
+    (bound,) = specifiers
+    assert bound.operator == ">="
+    return bound.version
+
+
+def bounds_of(name: str) -> list[str]:
+    """The lower bounds of a library, for older Pythons first."""
+    required = [one for one in REQUIRED if one.name == canonicalize_name(name)]
+    return sorted((lowest(one.specifier) for one in required), key=Version)
+
+
+class TestTheMatrix:
+    def test_it_has_each_python_that_is_claimed(self):
+        assert set(PYTHONS) <= {python_of(line) for line in MATRIX.lines}
+        assert lowest(SpecifierSet(CLAIMS["Requires-Python"])) == PYTHONS[0]
+
+    def test_it_has_each_django_that_is_claimed(self):
+        """The oldest by its lower bound, the newest as what pip takes by itself, those in between by name."""
+        lines = " ".join(MATRIX.lines)
+        found = {"lowest": DJANGOS[0], "highest": DJANGOS[-1]}
+        found |= {f"django{major}{minor}": f"{major}.{minor}" for major, minor in re.findall(r"django(\d)(\d)", lines)}
+        assert {name for factor, name in found.items() if factor in lines} == set(DJANGOS)
+
+    @pytest.mark.parametrize("required", REQUIRED, ids=str)
+    def test_it_has_each_lower_bound(self, required):
+        bound = SpecifierSet(f"=={lowest(required.specifier)}")
+        lines = [line for line in MATRIX.lines if MATRIX.pins(line).get(required.name) == bound]
+        assert any(required in required_on(python_of(line)) for line in lines)
+
+    def test_the_lowest_have_nothing_but_lower_bounds(self):
+        for line in (line for line in MATRIX.lines if "lowest" in line):
+            bounds = {one.name: SpecifierSet(f"=={lowest(one.specifier)}") for one in required_on(python_of(line))}
+            assert MATRIX.pins(line) == bounds
+
+    def test_it_has_both_release_modes(self):
+        assert {"transaction" in line for line in MATRIX.lines} == {True, False}
+
+
+@pytest.mark.skipif("TOX_ENV_NAME" not in os.environ, reason="about a line of the matrix")
+def test_this_line_runs_what_it_is_called():
+    line = os.environ["TOX_ENV_NAME"]
+    assert platform.python_version().startswith(f"{python_of(line)}.")
+    for name, specifier in MATRIX.pins(line).items():
+        assert specifier.contains(version(name)), (name, version(name))
+    if "highest" in line and python_of(line) == PYTHONS[-1]:
+        assert version("Django").startswith(f"{DJANGOS[-1]}."), "a newer Django is out: claim it"
+        series = ".".join(version("SQLAlchemy").split(".")[:2])
+        assert f"{series} included" in (ROOT / "README.md").read_text(), "a newer SQLAlchemy is out: claim it"
+
+
+class TestThePagesSayTheSame:
+    @pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+    def test_the_versions(self, page):
+        text = " ".join((ROOT / page).read_text().split())
+        assert f"Python {PYTHONS[0]} to {PYTHONS[-1]}" in text
+        assert f"Django {', '.join(DJANGOS[:-1])} and {DJANGOS[-1]}" in text
+        for name in ("SQLAlchemy", "mysqlclient"):
+            assert f"{name} {bounds_of(name)[0]} or newer" in text
+        for_python_310, for_others = bounds_of("asgiref")
+        assert f"asgiref {for_others} or newer ({for_python_310} on Python 3.10)" in text
+
+    def test_the_workflow(self):
+        text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+        listed = {key: json.loads(f"[{values}]") for key, values in re.findall(r"(python|django): \[(.*)\]", text)}
+        assert listed == {"python": PYTHONS, "django": DJANGOS}
