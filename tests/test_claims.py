@@ -65,8 +65,9 @@ def python_of(line: str) -> str:
 
 
 def required_on(python: str) -> Iterator[Requirement]:
-    """What the package requires on a Python."""
-    return (one for one in REQUIRED if one.marker is None or one.marker.evaluate({"python_version": python}))
+    """What the package requires on a Python, with its extra."""
+    environment = {"python_version": python, "extra": "pymysql"}
+    return (one for one in REQUIRED if one.marker is None or one.marker.evaluate(environment))
 
 
 def lowest(specifiers: SpecifierSet) -> str:
