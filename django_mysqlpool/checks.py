@@ -88,15 +88,15 @@ def _missing_timeouts(options: Mapping[str, object]) -> list[str]:
 
 @register(Tags.compatibility)
 def check_pool_options(**kwargs: object) -> list[CheckMessage]:
-    """W005: POOL_OPTIONS, which another pool reads, stand beside OPTIONS."""
+    """W006: POOL_OPTIONS, which another pool reads, stand beside OPTIONS."""
     return [
         Warning(
             f"The database alias '{alias}' has POOL_OPTIONS, which have no effect.",
             hint=(
                 "They are django-db-connection-pool's. Move them into OPTIONS['pool'], in lower case, or else the pool has "
-                f"its defaults. See {_DOCS}#w005"
+                f"its defaults. See {_DOCS}#w006"
             ),
-            id="django_mysqlpool.W005",
+            id="django_mysqlpool.W006",
         )
         for alias, _ in _pooled_aliases()
         if "POOL_OPTIONS" in connections[alias].settings_dict

@@ -42,7 +42,7 @@ def test_the_middleware_is_not_the_first():
 
 def test_options_of_another_pool_are_found(make_alias):
     alias = make_alias(POOL_OPTIONS={"POOL_SIZE": 3}).alias
-    (message,) = (m for m in run_checks() if m.id == "django_mysqlpool.W005")
+    (message,) = (m for m in run_checks() if m.id == "django_mysqlpool.W006")
     assert f"'{alias}'" in message.msg
     assert "OPTIONS['pool']" in message.hint
 

@@ -122,7 +122,7 @@ class TestFromDjangoDbConnectionPool:
             assert len({answer["connection"] for answer in orders(client)}) >= CAP
         engine, *others = self.page.steps
         project.apply(engine)
-        assert "W005" in project.manage("check")
+        assert "W006" in project.manage("check")
         project.apply(*others)
         assert self.page.quoted == [CHECKED]
         see_that_it_has_moved(project, observer, login["USER"])
