@@ -261,6 +261,7 @@ WEB_SERVERS = {
     "uvicorn wrapped": [*_UVICORN, "tests.asgi:wrapped"],
     "starlette": [*_UVICORN, "tests.starlette_site:application"],
     "fastapi": [*_UVICORN, "tests.fastapi_site:application"],
+    "channels": [*_UVICORN, "tests.companions.sites.channels_asgi:application"],
     "hypercorn wrapped": [sys.executable, "-m", "hypercorn", "--bind=127.0.0.1:{port}", "tests.asgi:wrapped"],
 }
 

@@ -13,6 +13,7 @@ if "MYSQLPOOL_TEST_BARE" in os.environ:
     # As a site whose release is left to the wrapper around its application.
     MIDDLEWARE = []
 ROOT_URLCONF = "tests.urls"
+STATIC_URL = "static/"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 ENGINE = "django_mysqlpool.backends.mysqlpool"
 # An entry of DATABASES; a static one where only the types are checked.

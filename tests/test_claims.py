@@ -28,7 +28,8 @@ def requirement(text: str) -> Requirement:
     return found
 
 
-REQUIRED = [requirement(text) for text in CLAIMS.get_all("Requires-Dist")]
+# (Of the extras each has a subject, and a test, of its own.)
+REQUIRED = [requirement(text) for text in CLAIMS.get_all("Requires-Dist") if "extra ==" not in text]
 
 
 def claimed(kind: str) -> list[str]:

@@ -56,6 +56,22 @@ def test_a_method_in_the_place_of_djangos(make_alias, monkeypatch, owner, name):
     assert calls_at_checkouts(wrapper, calls) == 0
 
 
+def test_a_refusal_to_connect(make_alias, monkeypatch):
+    """Also where the connection is out, as pytest-django refuses the database to a test without its mark."""
+    wrapper = make_alias()
+    with auto_close_db():
+        wrapper.ensure_connection()
+
+        def refuse(self):
+            raise RuntimeError("no database for this one")
+
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="no database"):
+            patch.setattr(BaseDatabaseWrapper, "ensure_connection", refuse)
+            Account.objects.using(wrapper.alias).count()
+        Account.objects.using(wrapper.alias).count()
+    assert status_of(wrapper)["out"] == 0
+
+
 CALLS_OF_CLASS: list[str] = []
 
 

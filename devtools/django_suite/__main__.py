@@ -51,7 +51,8 @@ def say(text: str, style: str = "") -> None:
 def show_difference(difference: Difference, why: str, style: str = "") -> None:
     """A test that differs, and why."""
     say(f"  {difference.test}: {difference.pooled}, and {difference.stock} on the stock engine", style)
-    say(f"    {why}")
+    if why:
+        say(f"    {why}")
 
 
 def show_judgement(engine: str, judgement: Judgement) -> None:
@@ -100,7 +101,7 @@ def run_suite(arguments: argparse.Namespace) -> bool:
     with console.status("Setting up") as status:
         environment.make(status.update)
     with ExitStack() as stack:
-        stack.push(lambda kind, *_: shutil.rmtree(environment.run_folder) if kind is KeyboardInterrupt else None)
+        stack.push(lambda error, *_: shutil.rmtree(environment.run_folder) if error else None)
         servers = prepared_servers([STOCK, *(mode for mode in arguments.modes if mode != STOCK)], stack)
         suite = Suite(environment, servers, console)
         outcomes = suite.run(arguments.labels, arguments.processes)

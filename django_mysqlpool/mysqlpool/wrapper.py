@@ -47,6 +47,8 @@ def _is_djangos_own(method: Any) -> bool:
 
 #: As long as these are all that are there, nobody has put a method of his own in the place of Django's, as Sentry does.
 _DJANGOS_OWN = tuple(filter(_is_djangos_own, _seams_of(DatabaseWrapper)))
+#: The same, of what is asked for each cursor: pytest-django's refuses tests the database.
+_ENSURE_CONNECTION = DatabaseWrapper.ensure_connection if _is_djangos_own(DatabaseWrapper.ensure_connection) else None
 
 
 class PooledDatabaseMixin(TransactionRelease):
@@ -207,7 +209,8 @@ class PooledDatabaseMixin(TransactionRelease):
                 self._leave_other_work(lease)
             if lease.is_lost or time.monotonic() - lease.session.last_used > LOOK_AGAIN_AFTER:
                 self._look_again(lease)
-            if self._lease is lease and self.connection is not None:
+            has_it_still = self._lease is lease and self.connection is not None
+            if has_it_still and DatabaseWrapper.ensure_connection is _ENSURE_CONNECTION:
                 return
         elif self._is_parked and self._begun_in is None and not self._begins_later and self._resume():
             return

@@ -19,11 +19,10 @@ def serve_companion(server: Server, tmp_path_factory: pytest.TempPathFactory) ->
     observer = Observer(server)
     with serving(server, observer, tmp_path_factory.mktemp("companion")) as serve:
 
-        def start(kind: str, settings: str, **environment: str) -> Site:
-            pool = {"pool_size": CAP, "max_overflow": 0}
-            return serve(
-                kind, pool=pool, at_most=CAP, DJANGO_SETTINGS_MODULE=f"{__package__}.sites.{settings}", **environment
-            )
+        def start(kind: str, settings: str = "", **environment: str) -> Site:
+            if settings:
+                environment["DJANGO_SETTINGS_MODULE"] = f"{__package__}.sites.{settings}"
+            return serve(kind, pool={"pool_size": CAP, "max_overflow": 0}, at_most=CAP, **environment)
 
         yield start
     observer.close()

@@ -168,5 +168,12 @@ class TestDjango:
         assert any("shop_account" in statement for statement in statements(spans))
         assert status_of(connection)["out"] == 0
 
-    def test_the_check_of_the_middleware_is_content(self, site):
-        assert "django_mysqlpool.W003" not in {message.id for message in run_checks()}
+    @pytest.mark.parametrize("position", ["0", "1"])
+    def test_the_check_of_the_middleware(self, provider, monkeypatch, position):
+        """By default OpenTelemetry's comes first, where the release middleware should be."""
+        monkeypatch.setenv("OTEL_PYTHON_DJANGO_MIDDLEWARE_POSITION", position)
+        with override_settings(MIDDLEWARE=["django_mysqlpool.middleware.ConnectionReleaseMiddleware"]):
+            DjangoInstrumentor().instrument(tracer_provider=provider)
+            found = {message.id for message in run_checks()}
+            DjangoInstrumentor().uninstrument()
+        assert ("django_mysqlpool.W003" in found) is (position == "0")

@@ -17,10 +17,13 @@ from django_mysqlpool import pool_status
 
 FOLDER = Path(os.environ["MYSQLPOOL_TEST_CELERY"])
 # A fixup is made with the application, where DJANGO_SETTINGS_MODULE is set.
-app = Celery("tests.forks.celery_site", broker="filesystem://", backend=f"file://{FOLDER / 'results'}")
+app = Celery("tests.forks.celery_site", backend=f"tests.forks.celery_files:Backend+file://{FOLDER / 'results'}")
+OUTBOX = FOLDER / f"outbox-{os.getpid()}"
+OUTBOX.mkdir(exist_ok=True)
+app.conf.broker_transport = "tests.forks.celery_files:Transport"
 app.conf.broker_transport_options = {
     "data_folder_in": str(FOLDER / "queue"),
-    "data_folder_out": str(FOLDER / "queue"),
+    "data_folder_out": str(OUTBOX),
     "control_folder": str(FOLDER / "control"),
     "polling_interval": 0.05,
 }

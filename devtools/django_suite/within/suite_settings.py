@@ -1,11 +1,9 @@
-"""Settings for Django's tests, as ``tests/test_sqlite.py`` of its source has them; the databases are in the environment."""
+"""The settings that Django's source has for its own tests, with other databases, which are in the environment."""
 
 import json
 import os
 
+from test_sqlite import *
+
 DATABASES = json.loads(os.environ["DJANGO_SUITE_DATABASES"])
 TEST_RUNNER = "suite_runner.RecordingRunner"
-
-SECRET_KEY = "django_tests_secret_key"
-PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-USE_TZ = False

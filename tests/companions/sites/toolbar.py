@@ -9,7 +9,6 @@ DEBUG = True
 INSTALLED_APPS = [*INSTALLED_APPS, "django.contrib.staticfiles", "debug_toolbar"]
 # The toolbar stands outside what it looks at, and inside what gives connections back: it asks the database too.
 MIDDLEWARE = [*MIDDLEWARE, "debug_toolbar.middleware.DebugToolbarMiddleware"]
-STATIC_URL = "static/"
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
 ROOT_URLCONF = "tests.companions.sites.toolbar_urls"
 DEBUG_TOOLBAR_CONFIG = {
