@@ -76,7 +76,7 @@ def _smallest_cap(using: Iterable[str] | None) -> tuple[int | None, str]:
     smallest: int | None = None
     whose = ""
     for alias in connections.settings if using is None else sorted(using):
-        wrapper = connections[alias]
+        wrapper: Any = connections[alias]
         # (Its class is not imported here: it would bring the driver along, before the settings could choose one.)
         pool = wrapper.pool if getattr(wrapper, "pool_options", None) is not None else None
         if pool is not None and pool.cap is not None and (smallest is None or pool.cap < smallest):
