@@ -20,6 +20,7 @@ import pytest
 from mirakuru import HTTPExecutor
 
 from devtools.lifeline import tied
+from tests import DRIVER
 from tests.conftest import DATABASE, RELEASE, eventually
 
 STATES = ["idle", "held", "transaction"]
@@ -32,14 +33,22 @@ if RELEASE == "transaction":
     del POOLS["NullPool"]  # it opens a connection for each statement; the trials want to see one again
 
 
+TLS: dict[tuple[str, str], dict[str, Any]] = {
+    ("mysqlclient", "plain"): {"ssl_mode": "DISABLED"},
+    ("mysqlclient", "TLS"): {"ssl_mode": "REQUIRED"},
+    ("pymysql", "plain"): {"ssl_disabled": True},
+    ("pymysql", "TLS"): {"ssl_verify_cert": False},
+}
+
+
 @pytest.fixture(params=["plain", "TLS"])
 def entry(request, server, observer) -> dict[str, Any]:
     """An entry of DATABASES with a user of its own, with TLS and without where the server has it."""
     if request.param == "TLS" and server.is_mariadb:
         pytest.skip("the private MariaDB has no certificate")
-    options = {"ssl_mode": "REQUIRED"} if request.param == "TLS" else {}
-    if request.param == "plain" and not server.is_mariadb:
-        options = {"ssl_mode": "DISABLED"}
+    options = {}
+    if not server.is_mariadb:
+        options = TLS[DRIVER, request.param]
     user, password = observer.create_user()
     return {**server.settings(DATABASE, pool={}, **options), "USER": user, "PASSWORD": password}
 

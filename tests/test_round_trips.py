@@ -9,6 +9,7 @@ from django.db import connections, transaction
 from django.db.backends.signals import connection_created
 
 from devtools.server import PrivateServer
+from tests.conftest import mysqlclient_only
 from tests.relay import Relay
 from tests.shop.models import Account
 from tests.test_engine import backend_pid
@@ -42,6 +43,7 @@ def test_a_cycle_is_one_round_trip(make_alias, relay):
     assert relay.connects == 1
 
 
+@mysqlclient_only("its handshake is what was counted")
 def test_the_stock_engine_takes_seven_and_eight(make_alias, relay):
     """What the relay counts is what the design page measured; so the ones above are worth something."""
     alias = make_alias(ENGINE="django.db.backends.mysql", PORT=relay.port).alias
