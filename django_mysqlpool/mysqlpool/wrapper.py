@@ -36,7 +36,9 @@ LOOK_AGAIN_AFTER = 1.0
 
 #: What Django calls to connect; a class that overrides one of these wants to be asked each time.
 _SEAMS = frozenset(
-    "check_settings connect get_connection_params get_new_connection init_connection_state set_autocommit".split()
+    """
+    check_settings connect ensure_connection get_connection_params get_new_connection init_connection_state set_autocommit
+    """.split()
 )
 _seams_of = attrgetter(*sorted(_SEAMS))
 
