@@ -58,7 +58,7 @@ def test_a_method_in_the_place_of_djangos(make_alias, monkeypatch, owner, name):
 
 @pytest.mark.parametrize("is_out", [True, False])
 def test_a_refusal_to_connect(make_alias, monkeypatch, is_out):
-    """Where the connection is out and where it lies ready, as pytest-django refuses the database to a test without its mark."""
+    """Where the connection is out or lies ready, as pytest-django refuses the database to a test without its mark."""
     wrapper = make_alias()
     with auto_close_db():
         wrapper.ensure_connection()
