@@ -28,8 +28,8 @@ def requirement(text: str) -> Requirement:
     return found
 
 
-# (Of the extras each has a subject, and a test, of its own.)
-REQUIRED = [requirement(text) for text in CLAIMS.get_all("Requires-Dist") if "extra ==" not in text]
+# (Of the extras, but for the other driver, each has a subject, and a test, of its own.)
+REQUIRED = [requirement(text) for text in CLAIMS.get_all("Requires-Dist") if "pymysql" in text or "extra ==" not in text]
 
 
 def claimed(kind: str) -> list[str]:
@@ -66,8 +66,9 @@ def python_of(line: str) -> str:
 
 
 def required_on(python: str) -> Iterator[Requirement]:
-    """What the package requires on a Python."""
-    return (one for one in REQUIRED if one.marker is None or one.marker.evaluate({"python_version": python}))
+    """What the package requires on a Python, with its extra."""
+    environment = {"python_version": python, "extra": "pymysql"}
+    return (one for one in REQUIRED if one.marker is None or one.marker.evaluate(environment))
 
 
 def lowest(specifiers: SpecifierSet) -> str:

@@ -11,8 +11,6 @@ from typing import Any, ParamSpec, TypeVar
 
 from django.db import connections
 
-from django_mysqlpool.mysqlpool.wrapper import PooledDatabaseMixin
-
 from .calling_thread import CallingThread, is_calling_thread_wanted
 from .decorator import aliases, is_coroutine_function
 from .work import name_of, run_as_work
@@ -78,8 +76,9 @@ def _smallest_cap(using: Iterable[str] | None) -> tuple[int | None, str]:
     smallest: int | None = None
     whose = ""
     for alias in connections.settings if using is None else sorted(using):
-        wrapper = connections[alias]
-        pool = wrapper.pool if isinstance(wrapper, PooledDatabaseMixin) else None
+        wrapper: Any = connections[alias]
+        # (Its class is not imported here: it would bring the driver along, before the settings could choose one.)
+        pool = wrapper.pool if getattr(wrapper, "pool_options", None) is not None else None
         if pool is not None and pool.cap is not None and (smallest is None or pool.cap < smallest):
             smallest, whose = pool.cap, alias
     return smallest, whose
