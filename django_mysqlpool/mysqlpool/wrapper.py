@@ -136,6 +136,7 @@ class PooledDatabaseMixin(TransactionRelease):
         return self.driver.open(super().get_new_connection, conn_params)
 
     def connect(self) -> None:
+        self._is_parked = False
         self._is_connecting = self.pool_options is not None
         try:
             super().connect()
