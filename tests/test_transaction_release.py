@@ -274,11 +274,15 @@ class TestTransactions:
         assert out(wrapper) == 0
         assert accounts.count() == 0
 
-    def test_no_other_connection_is_taken_within(self, wrapper, accounts):
-        backend_pid(wrapper)
+    def test_no_other_connection_is_taken_within(self, make_alias):
+        wrapper = make_alias(pool={"release": "transaction", "pool_size": 2, "max_overflow": 0})
+        with hold_connection(wrapper.alias):
+            backend_pid(wrapper)
+            somebody_else(wrapper)
         wrapper.give_back()
+        assert status_of(wrapper)["idle"] == 2
         with pytest.raises(LookupError), transaction.atomic(using=wrapper.alias):
-            accounts.count()
+            backend_pid(wrapper)
             wrapper.close()
             wrapper.ensure_connection()  # (Django keeps the closed one to the end of the block.)
             assert out(wrapper) == 0
