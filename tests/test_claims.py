@@ -136,5 +136,6 @@ class TestThePagesSayTheSame:
 
     def test_the_workflow(self):
         text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
-        listed = {key: json.loads(f"[{values}]") for key, values in re.findall(r"(python|django): \[(.*)\]", text)}
+        matrix, _, _ = text.partition("exclude:")
+        listed = {key: json.loads(f"[{values}]") for key, values in re.findall(r"(python|django): \[(.*)\]", matrix)}
         assert listed == {"python": PYTHONS, "django": DJANGOS}

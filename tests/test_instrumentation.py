@@ -56,11 +56,14 @@ def test_a_method_in_the_place_of_djangos(make_alias, monkeypatch, owner, name):
     assert calls_at_checkouts(wrapper, calls) == 0
 
 
-def test_a_refusal_to_connect(make_alias, monkeypatch):
-    """Also where the connection is out, as pytest-django refuses the database to a test without its mark."""
+@pytest.mark.parametrize("is_out", [True, False])
+def test_a_refusal_to_connect(make_alias, monkeypatch, is_out):
+    """Where the connection is out or lies ready, as pytest-django refuses the database to a test without its mark."""
     wrapper = make_alias()
     with auto_close_db():
         wrapper.ensure_connection()
+        if not is_out:
+            wrapper.give_back()
 
         def refuse(self):
             raise RuntimeError("no database for this one")

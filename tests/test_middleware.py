@@ -68,12 +68,15 @@ class TestUnder:
         """2,000 requests of every awkward kind; a third of the clients hang up in the middle."""
         site = start(serve, kind, pool=CAP, at_most=5)
         before = len(site.status()["threads"])
+        assert site.get("/count/").status_code == 200
+        assert len(observer.connections_of(site.user)) == 1
         paths = [*VIEWS, "/stream-fails/", "/count/", "/count/"] * 100
         answers = site.storm(paths, leave=lambda number: number % 3 == 0)
         assert answers[0] == len(paths) // 3 + 1
         assert set(answers) <= {0, -1, 200, 404, 500}
         site.wait_until_none_is_out()
-        assert 1 <= len(observer.connections_of(site.user)) <= 5
+        # Perhaps none: where the account seemed full for a moment, the housekeeper has made room for neighbours.
+        assert len(observer.connections_of(site.user)) <= 5
         # In transaction mode /leave-dirty/ pins its connection: the storm was in the mode that it says.
         (pool,) = site.status()["pools"].values()
         assert ("SET" in pool["pins"]) == (RELEASE == "transaction")

@@ -274,6 +274,21 @@ class TestTransactions:
         assert out(wrapper) == 0
         assert accounts.count() == 0
 
+    def test_no_other_connection_is_taken_within(self, make_alias):
+        wrapper = make_alias(pool={"release": "transaction", "pool_size": 2, "max_overflow": 0})
+        with hold_connection(wrapper.alias):
+            backend_pid(wrapper)
+            somebody_else(wrapper)
+        wrapper.give_back()
+        assert status_of(wrapper)["idle"] == 2
+        with pytest.raises(LookupError), transaction.atomic(using=wrapper.alias):
+            backend_pid(wrapper)
+            wrapper.close()
+            wrapper.ensure_connection()  # (Django keeps the closed one to the end of the block.)
+            assert out(wrapper) == 0
+            raise LookupError
+        assert backend_pid(wrapper)
+
     def test_a_server_that_does_not_answer_as_it_begins(self, make_alias):
         wrapper = make_alias(pool={"release": "transaction"}, PORT=1)
         with pytest.raises(DatabaseError), transaction.atomic(using=wrapper.alias):

@@ -48,7 +48,7 @@ def say(text: str, style: str = "") -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def show_difference(difference: Difference, why: str, style: str = "") -> None:
+def show_difference(difference: Difference, why: str = "", style: str = "") -> None:
     """A test that differs, and why."""
     say(f"  {difference.test}: {difference.pooled}, and {difference.stock} on the stock engine", style)
     if why:
@@ -56,11 +56,14 @@ def show_difference(difference: Difference, why: str, style: str = "") -> None:
 
 
 def show_judgement(engine: str, judgement: Judgement) -> None:
-    """What an engine differs in."""
+    """What an engine differs in; those that are right, by their reasons."""
     numbers = f"{len(judgement.right)} differences that are right, {len(judgement.left)} that nothing explains"
     say(f"{engine}: {numbers}, {len(judgement.passing)} that passed by", style="bold")
-    for difference in judgement.right:
-        show_difference(difference, judgement.reasons[difference.test])
+    for reason in dict.fromkeys(judgement.reasons[difference.test] for difference in judgement.right):
+        say(f"  {reason}")
+        for difference in judgement.right:
+            if judgement.reasons[difference.test] == reason:
+                say(f"    {difference.test}")
     for difference in judgement.passing:
         show_difference(difference, "Not so when it was run once more, alone.", style="yellow")
     for difference in judgement.left:

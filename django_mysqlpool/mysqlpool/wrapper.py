@@ -36,7 +36,9 @@ LOOK_AGAIN_AFTER = 1.0
 
 #: What Django calls to connect; a class that overrides one of these wants to be asked each time.
 _SEAMS = frozenset(
-    "check_settings connect get_connection_params get_new_connection init_connection_state set_autocommit".split()
+    """
+    check_settings connect ensure_connection get_connection_params get_new_connection init_connection_state set_autocommit
+    """.split()
 )
 _seams_of = attrgetter(*sorted(_SEAMS))
 
@@ -134,6 +136,7 @@ class PooledDatabaseMixin(TransactionRelease):
         return self.driver.open(super().get_new_connection, conn_params)
 
     def connect(self) -> None:
+        self._is_parked = False
         self._is_connecting = self.pool_options is not None
         try:
             super().connect()

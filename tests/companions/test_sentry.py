@@ -5,11 +5,11 @@ from __future__ import annotations
 import gzip
 import threading
 from collections.abc import Iterator
-from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from django.utils.dateparse import parse_datetime
 
 from tests.companions import needs
 from tests.conftest import Site, eventually
@@ -130,5 +130,5 @@ def test_each_checkout_is_seen(site, sentry):
 
 
 def duration(span: dict[str, Any]) -> float:
-    begin, end = (datetime.fromisoformat(span[name]) for name in ("start_timestamp", "timestamp"))
+    begin, end = (parse_datetime(span[name]) for name in ("start_timestamp", "timestamp"))
     return (end - begin).total_seconds()
