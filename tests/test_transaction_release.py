@@ -692,3 +692,83 @@ class TestExhaustion:
             end.set()
             thread.join()
         assert backend_pid(wrapper)
+
+
+class TestTheLine:
+    """A thread that is at work takes what one that sleeps has not taken yet, but not for ever."""
+
+    @pytest.fixture
+    def slots(self, wrapper):
+        wrapper.give_back()
+        return wrapper.pool.slots
+
+    @pytest.fixture
+    def wait(self, wrapper, slots):
+        """Starts a thread that waits for the one connection; ``wait()`` returns when it does."""
+        with ThreadPoolExecutor(2) as executor:
+
+            def ask():
+                other = connections[wrapper.alias]
+                try:
+                    return backend_pid(other)
+                finally:
+                    other.close()
+
+            def begin():
+                waiting = slots.waiting()
+                future = executor.submit(ask)
+                eventually(slots.waiting, lambda number: number == waiting + 1)
+                return future
+
+            yield begin
+
+    def test_who_has_just_come_may_overtake(self, slots, wait):
+        slots.overtaking = 3600
+        mine = slots.lend_idle()
+        future = wait()
+        with slots.lock:
+            slots.take_back(mine)
+            assert slots.lend_idle() is mine, "the other thread has been woken, and could not take it yet"
+        slots.take_back(mine)
+        assert future.result(timeout=60)
+
+    @pytest.mark.parametrize("overtaking", [0, 60])
+    def test_who_has_waited_for_too_long_may_not_be_overtaken(self, slots, wait, overtaking):
+        slots.overtaking = overtaking
+        mine = slots.lend_idle()
+        future = wait()
+        with slots.lock:
+            slots._waiters[0].since -= 60
+            slots.take_back(mine)
+            assert slots.lend_idle() is None
+        assert future.result(timeout=60)
+
+    def test_who_gives_up_wakes_the_next(self, slots, wait):
+        slots.overtaking = 3600
+        mine = slots.lend_idle()
+        first, second = wait(), wait()
+        with slots.lock:
+            slots.take_back(mine)
+            waiter, other = slots._waiters
+            assert (waiter.is_woken, other.is_woken) == (True, False)
+            slots._leave(waiter)
+            assert other.is_woken
+            waiter.error = LookupError("given up")
+        assert second.result(timeout=60)
+        with pytest.raises(LookupError):
+            first.result(timeout=60)
+
+    def test_threads_of_many_statements_over_two_connections(self, make_alias):
+        alias = make_alias(pool={"release": "transaction", "pool_size": 2, "max_overflow": 0}, at_most=2).alias
+
+        def work(_):
+            wrapper = connections[alias]
+            pids = {backend_pid(wrapper) for _ in range(100)}
+            wrapper.close()
+            return pids
+
+        with ThreadPoolExecutor(16) as executor:
+            pids = set().union(*executor.map(work, range(16)))
+        status = status_of(connections[alias])
+        assert len(pids) == 2
+        assert (status["out"], status["idle"], status["waiting"]) == (0, 2, 0)

@@ -48,6 +48,10 @@ PART_OF_WAIT_TIMEOUT = 0.9
 CONNECT_TIMEOUT = 10
 
 
+#: Seconds for which a waiter may be overtaken where connections are held for a statement only: to hand each one to a thread
+#: that has to be woken first would leave it unused for longer than it is used.
+OVERTAKING = 0.1
+
 _READ_ONLY = re.compile(r"read[\s_]+only", re.IGNORECASE)
 
 
@@ -105,6 +109,8 @@ class Pool:
         if slots:
             slots.is_fit = self._is_fit
             slots.reclaim = self.reclaim
+            if options.release == "transaction":
+                slots.overtaking = OVERTAKING
         else:
             event.listen(self._pool, "checkout", self._before_lending)
 

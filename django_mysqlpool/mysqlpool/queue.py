@@ -3,12 +3,14 @@
 SQLAlchemy's own QueuePool counts connections up and down; a connection that fails to open frees its count without
 waking anyone, overflow connections are closed at every checkin, and a thread that has just arrived may overtake one that
 waits. Here a *slot* is SQLAlchemy's connection record: with a connection it is idle, without one it is empty, and there are
-never more of them than the cap. A slot that comes back goes to the thread that has waited longest. Whether an empty one may
-be filled now, the pool's gate says.
+never more of them than the cap. A slot that comes back goes to the thread that has waited longest, except where that may be
+overtaken. Whether an empty one may be filled now, the pool's gate says.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import threading
 import time
 from collections import deque
@@ -52,16 +54,33 @@ class Asks(threading.local):
 
 
 class _Waiter:
-    """A thread's place in the line; ``slot`` or ``error`` is set just before ``served`` is released."""
+    """A thread's place in the line, which is woken when ``slot`` or ``error`` has been set, or to look for itself."""
 
-    __slots__ = ("error", "served", "since", "slot")
+    __slots__ = ("_bell", "error", "is_woken", "since", "slot")
 
     def __init__(self) -> None:
         self.since = time.monotonic()
         self.slot: _ConnectionRecord | None = None
         self.error: Exception | None = None
-        self.served = threading.Lock()
-        self.served.acquire()
+        #: And has not looked yet.
+        self.is_woken = False
+        self._bell = threading.Lock()
+        self._bell.acquire()
+
+    def wake(self) -> None:
+        """Under the pool's lock."""
+        if not self.is_woken:
+            self.is_woken = True
+            self._bell.release()
+
+    def sleep(self, seconds: float) -> bool:
+        """Whether it was woken."""
+        return self._bell.acquire(timeout=seconds)
+
+    @property
+    def is_served(self) -> bool:
+        """Whether it has what it was waiting for, or was told that there is none."""
+        return self.slot is not None or self.error is not None
 
 
 class SlotPool(Pool):
@@ -104,6 +123,8 @@ class SlotPool(Pool):
         #: The slot that a closed gate has let through.
         self._attempt: _ConnectionRecord | None = None
         self.asks = Asks()
+        #: Seconds for which a waiter may be overtaken by threads that have just come, and need not wait to be woken.
+        self.overtaking = 0.0
         told = self.dispatch
         #: Somebody listens for what only SQLAlchemy's own proxies of connections tell: they are to be lent.
         self.lends_proxies = any((told.checkout, told.checkin, told.reset, self._should_log_debug()))
@@ -151,7 +172,7 @@ class SlotPool(Pool):
                 self._put(slot)
                 return
             waiter.slot = slot
-            waiter.served.release()
+            waiter.wake()
 
     def _put(self, slot: _ConnectionRecord) -> None:
         if slot.dbapi_connection is not None:
@@ -174,9 +195,9 @@ class SlotPool(Pool):
         return slot
 
     def lend_idle(self) -> _ConnectionRecord | None:
-        """The slot that is next, if its connection is idle and nobody waits."""
+        """The slot that is next, if its connection is idle and nobody waits who must not be overtaken."""
         with self.lock:
-            if self._waiters or not self._idle:
+            if not self._idle or (self._waiters and not self._may_overtake()):
                 return None
             return (self._idle.pop() if self.use_lifo else self._idle.popleft())[0]
 
@@ -188,8 +209,36 @@ class SlotPool(Pool):
         finally:
             with self.lock:
                 self._put(slot)
-                if self._waiters:
-                    self._serve()
+                self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Let the line have what is idle: give it, or wake as many to look, who may be overtaken on their way."""
+        if not self._waiters:
+            return
+        if not self._may_overtake():
+            self._serve()
+            return
+        for waiter in tuple(itertools.islice(self._waiters, len(self._idle))):
+            waiter.wake()
+
+    def _may_overtake(self) -> bool:
+        """Whether the first in line has not waited for too long."""
+        return self.overtaking > 0 and time.monotonic() - self._waiters[0].since < self.overtaking
+
+    def _look_for(self, waiter: _Waiter) -> None:
+        """A waiter that was woken takes what nobody else has taken meanwhile, unless it was given something."""
+        with self.lock:
+            waiter.is_woken = False
+            slot = None if waiter.is_served else self._take()
+            if slot is None:
+                return
+            try:
+                self._waiters.remove(waiter)
+            except ValueError:  # the garbage collector has returned another one, just now
+                self._put(slot)
+                self._hand_on()
+            else:
+                waiter.slot = slot
 
     # SQLAlchemy calls these two; whatever it then does with the connection happens outside the lock.
 
@@ -237,20 +286,19 @@ class SlotPool(Pool):
 
     def _wait(self, waiter: _Waiter, deadline: float) -> _ConnectionRecord:
         try:
-            served = False
-            while not served:
+            left = math.inf
+            while left > 0 and not waiter.is_served:
                 left = deadline - time.monotonic()
-                served = waiter.served.acquire(timeout=max(min(left, self._until_next_look()), 0))
-                if left <= 0:
-                    break
-                if not served:
+                if waiter.sleep(max(min(left, self._until_next_look()), 0)):
+                    self._look_for(waiter)
+                elif left > 0:
                     self._look()
         except BaseException:
             # An interrupt, say: a slot that has arrived for this thread must not be lost with it.
             if not self._leave(waiter) and waiter.slot is not None:
                 self._do_return_conn(waiter.slot)
             raise
-        if not served and self._leave(waiter):
+        if not waiter.is_served and self._leave(waiter):
             raise SlotTimeout
         if waiter.error is not None:
             raise waiter.error
@@ -274,6 +322,8 @@ class SlotPool(Pool):
                 self._waiters.remove(waiter)
             except ValueError:
                 return False
+            if waiter.is_woken:  # what it was woken for is the next one's
+                self._hand_on()
         return True
 
     # What became of attempts to connect
@@ -298,7 +348,7 @@ class SlotPool(Pool):
                 if waiter.since <= horizon and self._leave(waiter):
                     # Under the lock: one that gives up in this moment finds it.
                     waiter.error = type(error)(*error.args)
-                    waiter.served.release()
+                    waiter.wake()
 
     def connect_refused(self, **pause: float) -> None:
         """The server is full: the next attempt is made after a pause; ``pause`` as ``Gate.close_for_a_while`` takes it."""
