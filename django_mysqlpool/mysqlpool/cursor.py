@@ -88,17 +88,13 @@ class _Watched:
         try:
             with lease.use:
                 more = super().nextset()  # type: ignore[misc]
-                self._may_have_more = bool(more) and self._is_followed(lease, otherwise=True)
+                more_results = lease.session.more_results
+                self._may_have_more = bool(more) and (more_results is None or more_results())
                 lease.is_busy = self._has_unread()
                 return more
         finally:
             if lease.is_wanted_back:
                 lease.settle()
-
-    def _is_followed(self, lease: Lease, *, otherwise: bool) -> bool:
-        """Whether another answer follows the last one; ``otherwise``: what is supposed where the driver can't tell."""
-        more_results = lease.session.more_results
-        return otherwise if more_results is None else more_results()
 
     def _has_unread(self) -> bool:
         """Whether the server has another answer for it, or rows, which an unbuffered cursor reads as they are fetched."""
@@ -160,7 +156,8 @@ class _Watched:
                 self._may_have_more = False
                 try:
                     answer = send(*args)
-                    self._may_have_more = self._is_followed(lease, otherwise=not judgement.is_single)
+                    more_results = session.more_results
+                    self._may_have_more = not judgement.is_single if more_results is None else more_results()
                     is_read = not self._has_unread()
                     if lease.run is not None and judgement.sets_last_id:
                         lease.run.last_id = self.lastrowid  # type: ignore[attr-defined]

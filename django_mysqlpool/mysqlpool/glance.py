@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import select
+from collections.abc import Callable
+from functools import partial
 
 
 class _Poll(ctypes.Structure):
@@ -17,14 +19,6 @@ _poll = ctypes.PyDLL(None).poll
 _poll.argtypes = (ctypes.c_void_p, ctypes.c_ulong, ctypes.c_int)
 
 
-class Glance:
-    """Call it to look; any thread may."""
-
-    __slots__ = ("_at",)
-
-    def __init__(self, descriptor: int) -> None:
-        self._at = ctypes.byref(_Poll(descriptor, select.POLLIN, 0))
-
-    def __call__(self) -> bool:
-        """Whether something can be read, the end of the stream included, or the descriptor is none any more."""
-        return bool(_poll(self._at, 1, 0))
+def glance(descriptor: int) -> Callable[[], int]:
+    """What any thread may call to look; not 0: there is something to read, or an end, or the descriptor is none."""
+    return partial(_poll, ctypes.byref(_Poll(descriptor, select.POLLIN, 0)), 1, 0)

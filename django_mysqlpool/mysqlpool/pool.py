@@ -128,19 +128,6 @@ class Pool:
 
     def checkout_warm(self, wrapper: PooledDatabaseMixin) -> Lease | None:
         """The same where a connection lies ready: neither the server nor another thread is waited for."""
-        entry = self._lend_fresh()
-        return None if entry is None else self._lease_of(entry, wrapper)
-
-    def _lease_of(self, entry: Any, wrapper: PooledDatabaseMixin) -> Lease:
-        session: Session = entry.dbapi_connection.mysqlpool_session
-        session.lease = wrapper.reference.lease = lease = Lease(self, session, entry, wrapper)
-        self.is_in_use = True
-        if housekeeper.thread is None:
-            housekeeper.look_after(self)
-        return lease
-
-    def _lend_fresh(self) -> Any:
-        """A connection that is idle, and fit for all that can be known without asking the server."""
         slot = None if self._lender is None else self._lender.lend_idle()
         if self._lender is None or slot is None:
             return None
@@ -155,7 +142,15 @@ class Pool:
         finally:
             if not is_fresh:
                 self._lender.take_back(slot)
-        return slot if is_fresh else None
+        return self._lease_of(slot, wrapper) if is_fresh else None
+
+    def _lease_of(self, entry: Any, wrapper: PooledDatabaseMixin) -> Lease:
+        session: Session = entry.dbapi_connection.mysqlpool_session
+        session.lease = wrapper.reference.lease = lease = Lease(self, session, entry, wrapper)
+        self.is_in_use = True
+        if housekeeper.thread is None:
+            housekeeper.look_after(self)
+        return lease
 
     def _return(self, entry: Any, *, is_fit: bool) -> None:
         if self._lender is not None:

@@ -209,12 +209,11 @@ class SlotPool(Pool):
         finally:
             with self.lock:
                 self._put(slot)
-                self._hand_on()
+                if self._waiters:
+                    self._hand_on()
 
     def _hand_on(self) -> None:
         """Let the line have what is idle: give it, or wake as many to look, who may be overtaken on their way."""
-        if not self._waiters:
-            return
         if not self._may_overtake():
             self._serve()
             return
@@ -223,7 +222,7 @@ class SlotPool(Pool):
 
     def _may_overtake(self) -> bool:
         """Whether the first in line has not waited for too long."""
-        return self.overtaking > 0 and time.monotonic() - self._waiters[0].since < self.overtaking
+        return self.overtaking > 0 and bool(self._waiters) and time.monotonic() - self._waiters[0].since < self.overtaking
 
     def _look_for(self, waiter: _Waiter) -> None:
         """A waiter that was woken takes what nobody else has taken meanwhile, unless it was given something."""

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 _current: ContextVar[Scope | None] = ContextVar("django_mysqlpool.scope", default=None)
 
 
-def current_scope() -> Scope | None:
-    """The scope on whose behalf this code runs."""
-    return _current.get()
+#: Tells the scope on whose behalf this code runs.
+current_scope: Callable[[], Scope | None] = _current.get
 
 
 @contextmanager
@@ -98,7 +97,8 @@ class Scope:
         for lease in tuple(self.leases):
             lease.is_wanted_back = True
             self._take_back(lease, by_force=True, may_ask_server=may_ask_server)
-        self.blocks = {wrapper for wrapper in tuple(self.blocks) if not wrapper.leave_block()}
+        if self.blocks:
+            self.blocks = {wrapper for wrapper in tuple(self.blocks) if not wrapper.leave_block()}
         return bool(self.leases or self.blocks)
 
     def release_idle(self, *, may_ask_server: bool = True) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.pool.base import _ConnDialect
 
-from .glance import Glance
+from .glance import glance
 from .sockets import identity, is_readable
 from .statements import Verdict
 
@@ -89,7 +89,7 @@ class Session:
         os.set_inheritable(self.descriptor, False)
         self._socket = identity(self.descriptor)
         #: An idle session's socket has nothing to read, except where the server hung up or says why it is about to.
-        self._has_news = Glance(self.descriptor)
+        self._has_news = glance(self.descriptor)
         connection.mysqlpool_session = self
 
     def __repr__(self) -> str:

@@ -6,7 +6,7 @@ import os
 import select
 import sys
 
-from .glance import Glance
+from .glance import glance
 
 
 def is_patched_by_gevent() -> bool:
@@ -18,7 +18,7 @@ def is_patched_by_gevent() -> bool:
 def is_readable(descriptor: int, seconds: float) -> bool:
     """Whether there is something to read, or an end, within ``seconds``; under gevent others run meanwhile."""
     if seconds <= 0:
-        return Glance(descriptor)()  # gevent's poll() lets others run, even where it is not to wait
+        return bool(glance(descriptor)())  # gevent's poll() lets others run, even where it is not to wait
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(seconds * 1000))

@@ -162,11 +162,11 @@ def judge(sql: object) -> Judgement:
 
     ``sql`` is the template as it was given to ``cursor.execute``: with placeholders, before its arguments are filled in.
     """
-    if isinstance(sql, (bytes, bytearray)):
+    if not isinstance(sql, str):
+        if not isinstance(sql, (bytes, bytearray)):
+            return NOT_A_TEXT
         # Bytes beyond ASCII can only be part of names and strings; any one-byte encoding keeps them apart from syntax.
         sql = sql.decode("latin-1")
-    elif not isinstance(sql, str):
-        return NOT_A_TEXT
     return _judge_text(sql) if len(sql) > LONGEST_REMEMBERED else _judge_remembered(sql)
 
 
