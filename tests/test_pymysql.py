@@ -28,8 +28,7 @@ pymysql.install_as_MySQLdb()
 import django
 django.setup()
 from django.db import connection
-with connection.cursor() as cursor:
-    cursor.execute("SELECT 1")
+connection.ensure_connection()
 print(type(connection.connection).__module__, "MySQLdb._mysql" in sys.modules)
 """
 

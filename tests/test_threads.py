@@ -106,7 +106,8 @@ class TestThreadsThatDie:
             thread.start()
             thread.join()
         assert len(kept) == 30
-        assert status_of(wrapper)["open"] == 5
+        # The server refuses a sixth; and the housekeeper may have closed some of the last ones by now.
+        assert status_of(wrapper)["open"] <= 5
         assert "never given back by thread 'mortal-0'" in caplog.text
         wrapper.pool.close()
         for own in kept[-5:]:

@@ -732,6 +732,15 @@ class TestTheLine:
         slots.take_back(mine)
         assert future.result(timeout=60)
 
+    def test_an_empty_slot_is_worth_waking_for(self, slots, wait):
+        slots.overtaking = 3600
+        mine = slots.lend_idle()
+        future = wait()
+        with slots.lock:
+            slots.take_back(mine, is_fit=False)
+            assert slots._waiters[0].is_woken
+        assert future.result(timeout=60)
+
     @pytest.mark.parametrize("overtaking", [0, 60])
     def test_who_has_waited_for_too_long_may_not_be_overtaken(self, slots, wait, overtaking):
         slots.overtaking = overtaking

@@ -213,11 +213,11 @@ class SlotPool(Pool):
                     self._hand_on()
 
     def _hand_on(self) -> None:
-        """Let the line have what is idle: give it, or wake as many to look, who may be overtaken on their way."""
+        """Let the line have what is free: give it, or wake as many to look, who may be overtaken on their way."""
         if not self._may_overtake():
             self._serve()
             return
-        for waiter in tuple(itertools.islice(self._waiters, len(self._idle))):
+        for waiter in tuple(itertools.islice(self._waiters, len(self._idle) + len(self._empty))):
             waiter.wake()
 
     def _may_overtake(self) -> bool:
