@@ -1,8 +1,10 @@
 """``make benchmark-web``: a site's requests per second on each engine, under real web servers, as ratios.
 
-One worker process; the load is wrk's. No engine has fewer connections than there are threads. The runs of all engines take
-turns, several rounds, and what is told is the median of each as a multiple of the stock engine with a new connection for
-each request: absolute figures of a shared machine tell nothing.
+One worker process; the load is wrk's. No engine has fewer connections than there are threads. The sites of all engines
+stand side by side and are measured by turns, for a second each, many rounds; what is told is the median of each as a
+multiple of the stock engine with a new connection for each request: absolute figures of a shared machine tell nothing. (The
+slices of one site differ by a tenth and more, as its threads, the load and the database server happen to meet on the
+processors; it takes 25 rounds to tell two per cent.)
 
 Two more tables: the same requests beside 1,000 idle event streams, as a multiple of those without; and, counted and not
 timed, the calls that the event loop hands to a thread for one request.
@@ -21,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import port_for
 from mirakuru import HTTPExecutor
@@ -61,6 +63,14 @@ VIEWS = {
     "gunicorn threads": {"sync view, one query": "/count/", "no query": "/nothing/"},
     "uvicorn": {"sync view, one query": "/count/", "async view, one query": "/count-async/", "no query": "/nothing/"},
 }
+
+
+class Rounds(NamedTuple):
+    """How many, and for how many seconds each site is measured in one."""
+
+    number: int
+    seconds: int
+    progress: Progress
 
 
 @contextmanager
@@ -103,18 +113,28 @@ def requests_per_second(url: str, seconds: int) -> float:
     return float(number)
 
 
-def measure(server: Server, field: str, tls: bool, rounds: int, seconds: int, progress: Progress) -> None:
+def measure(urls: dict[str, str], views: dict[str, str], title: str, rounds: Rounds) -> dict[str, dict[str, list[float]]]:
+    """The requests per second of sites that stand side by side, in each round and view."""
+    results: dict[str, dict[str, list[float]]] = {site: {view: [] for view in views} for site in urls}
+    task = rounds.progress.add_task(title, total=rounds.number * len(urls) * len(views))
+    for view, path in views.items():
+        for url in urls.values():
+            requests_per_second(url + path, rounds.seconds)  # warm
+        for number in range(rounds.number):
+            for site in list(urls)[:: -1 if number % 2 else 1]:
+                results[site][view].append(requests_per_second(urls[site] + path, rounds.seconds))
+                rounds.progress.advance(task)
+    return results
+
+
+def measure_engines(server: Server, field: str, tls: bool, rounds: Rounds) -> None:
     """One web server's table."""
-    results: dict[str, dict[str, list[float]]] = {e: {view: [] for view in VIEWS[field]} for e in FIELDS[field]}
-    task = progress.add_task(field, total=rounds * len(results) * len(VIEWS[field]))
-    with TemporaryDirectory() as folder:
-        for _ in range(rounds):
-            for engine, command in FIELDS[field].items():
-                with served(server, engine, command, tls, Path(folder)) as url:
-                    for view, path in VIEWS[field].items():
-                        requests_per_second(url + path, 1)  # warm
-                        results[engine][view].append(requests_per_second(url + path, seconds))
-                        progress.advance(task)
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        urls = {
+            engine: stack.enter_context(served(server, engine, command, tls, Path(folder)))
+            for engine, command in FIELDS[field].items()
+        }
+        results = measure(urls, VIEWS[field], field, rounds)
     show(results, f"{field}{', TLS to the server' if tls else ''}: requests per second, x of {STOCK}")
 
 
@@ -144,29 +164,14 @@ def idle_streams(url: str) -> Iterator[None]:
         yield
 
 
-def measure_beside_streams(server: Server, rounds: int, seconds: int, progress: Progress) -> None:
-    """The table of what idle streams cost the other requests."""
-    views = VIEWS["uvicorn"]
-    alone, beside = f"{WRAPPED}, alone", f"{WRAPPED}, beside {STREAMS:,} idle event streams"
-    results: dict[str, dict[str, list[float]]] = {case: {view: [] for view in views} for case in (alone, beside)}
-    task = progress.add_task("idle streams", total=rounds * len(results) * len(views))
-
-    def measure_views(case: str) -> None:
-        for view, path in views.items():
-            requests_per_second(url + path, 1)  # warm
-            results[case][view].append(requests_per_second(url + path, seconds))
-            progress.advance(task)
-
-    with TemporaryDirectory() as folder:
-        for number in range(rounds):
-            with served(server, WRAPPED, FIELDS["uvicorn"][WRAPPED], False, Path(folder)) as url:
-                # By turns before and after: a process that has served for longer is another one.
-                if number % 2:
-                    measure_views(alone)
-                with idle_streams(url):
-                    measure_views(beside)
-                if not number % 2:
-                    measure_views(alone)
+def measure_beside_streams(server: Server, rounds: Rounds) -> None:
+    """The table of what idle streams cost the other requests; the stock engine has no connections for as many."""
+    command = FIELDS["uvicorn"][WRAPPED]
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        alone, beside = (stack.enter_context(served(server, WRAPPED, command, False, Path(folder))) for _ in range(2))
+        stack.enter_context(idle_streams(beside))
+        urls = {f"{WRAPPED}, alone": alone, f"{WRAPPED}, beside {STREAMS:,} idle event streams": beside}
+        results = measure(urls, VIEWS["uvicorn"], "idle streams", rounds)
     show(results, "uvicorn: requests per second, x of those without streams")
 
 
@@ -196,8 +201,9 @@ def count_hops(requests: int = 20) -> None:
 def main() -> None:
     """Count, and measure both web servers; with TLS too where the server answers with it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--seconds", type=int, default=1, help="for each site and view in each round")
+    parser.add_argument("--only", choices=[*FIELDS, "streams"], help="one of the tables")
     arguments = parser.parse_args()
     with server_from_environment(options=("--max-connections=300",)) as server:
         set_up(server)
@@ -206,10 +212,13 @@ def main() -> None:
         count_hops()
         connections.close_all()
         with Progress(console=console, transient=True) as progress:
+            rounds = Rounds(arguments.rounds, arguments.seconds, progress)
             for tls in (False,) if server.is_mariadb else (False, True):
                 for field in FIELDS:
-                    measure(server, field, tls, arguments.rounds, arguments.seconds, progress)
-            measure_beside_streams(server, arguments.rounds, arguments.seconds, progress)
+                    if arguments.only in {None, field}:
+                        measure_engines(server, field, tls, rounds)
+            if arguments.only in {None, "streams"}:
+                measure_beside_streams(server, rounds)
 
 
 if __name__ == "__main__":
