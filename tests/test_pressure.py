@@ -196,7 +196,7 @@ def look(alias: str) -> int:
 
 def hold_at_once(alias: str, number: int) -> None:
     """Have as many connections opened, and given back."""
-    barrier = threading.Barrier(number)
+    barrier = threading.Barrier(number, timeout=60)
 
     def hold() -> None:
         own = connections[alias]
