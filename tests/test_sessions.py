@@ -10,7 +10,7 @@ import pytest
 from django.db import DatabaseError, connections, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from MySQLdb.cursors import Cursor
+from MySQLdb.cursors import Cursor, SSCursor
 
 from django_mysqlpool.mysqlpool.registry import give_back
 from django_mysqlpool.mysqlpool.statements import Verdict, judge
@@ -278,6 +278,28 @@ class TestReset:
         wrapper.close()
         assert backend_pid(wrapper) != first
         assert cursor.fetchone() == (1,)  # read before
+
+    @mysqlclient_only("these are methods of its connections")
+    @pytest.mark.parametrize(
+        "leave",
+        [
+            lambda raw: raw.query("SELECT 1"),
+            lambda raw: (raw.query("SELECT 1"), raw.use_result()),
+            lambda raw: (raw.query("SELECT 1; SELECT 2"), raw.store_result()),
+            lambda raw: raw.send_query(b"SELECT 1"),
+            lambda raw: (cursor := SSCursor(raw), cursor.execute("SELECT 1")),
+        ],
+        ids=["query", "use_result", "second result", "send_query", "SSCursor"],
+    )
+    def test_so_do_those_of_raw_calls(self, make_alias, leave):
+        """No cursor of ours has seen these."""
+        wrapper = make_alias(options=SEVERAL_STATEMENTS)
+        first = backend_pid(wrapper)
+        wrapper.ensure_connection()
+        left = leave(wrapper.connection)
+        wrapper.close()
+        assert backend_pid(wrapper) != first
+        del left
 
     def test_so_does_a_reset_that_fails(self, make_alias, observer):
         observer.query("CREATE DATABASE mysqlpool_tests_gone")

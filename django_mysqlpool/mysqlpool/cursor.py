@@ -41,24 +41,27 @@ class _Watched:
         self._connection = connection
 
     def execute(self, query: Any, args: Any = None) -> Any:
-        if self._is_judged or self._lease is None:
+        lease = self._lease
+        if self._is_judged or lease is None:
             return super().execute(query, args)  # type: ignore[misc]
-        return self._send(query, judge(query), super().execute, query, args)  # type: ignore[misc]
+        return self._send(lease, query, judge(query), super().execute, query, args)  # type: ignore[misc]
 
     def executemany(self, query: Any, args: Any) -> Any:
-        if self._lease is None:
+        lease = self._lease
+        if lease is None:
             return super().executemany(query, args)  # type: ignore[misc]
         # The driver's executemany() calls execute() with texts that hold the rows; it is the template that is judged.
         self._is_judged = True
         try:
-            return self._send(query, judge(query), super().executemany, query, args)  # type: ignore[misc]
+            return self._send(lease, query, judge(query), super().executemany, query, args)  # type: ignore[misc]
         finally:
             self._is_judged = False
 
     def callproc(self, procname: Any, args: Any = ()) -> Any:
-        if self._lease is None:
+        lease = self._lease
+        if lease is None:
             return super().callproc(procname, args)  # type: ignore[misc]
-        return self._send("CALL", CALL, super().callproc, procname, args)  # type: ignore[misc]
+        return self._send(lease, "CALL", CALL, super().callproc, procname, args)  # type: ignore[misc]
 
     def _discard(self) -> None:
         """Read what is left of answers.
@@ -103,17 +106,13 @@ class _Watched:
         result = self._result  # type: ignore[attr-defined]
         return result is not None and self._lease.session.driver.has_unread_rows(result)
 
-    def _lease_for(self, statement: object, judgement: Judgement) -> Lease:
-        """The lease to send a statement on."""
-        lease = self._lease
-        assert lease is not None
-        if lease.is_shared:
-            if lease.is_over and self._connection is not None:
-                lease = self._take_again(lease)
-            wrapper = lease.wrapper()
-            if wrapper is not None:
-                wrapper.must_reach_previous(lease, judgement)
-        lease.statement = statement
+    def _share(self, lease: Lease, judgement: Judgement) -> Lease:
+        """The lease to send a statement on, where the connection may have gone back after the last one."""
+        if lease.is_over and self._connection is not None:
+            lease = self._take_again(lease)
+        wrapper = lease.wrapper()
+        if wrapper is not None:
+            wrapper.must_reach_previous(lease, judgement)
         return lease
 
     def _is_between_statements(self) -> bool:
@@ -144,10 +143,11 @@ class _Watched:
         if lease.is_wanted_back:
             lease.settle()
 
-    def _send(self, statement: object, judgement: Judgement, send: Any, *args: Any) -> Any:
-        lease = self._lease_for(statement, judgement)
+    def _send(self, lease: Lease, statement: object, judgement: Judgement, send: Any, *args: Any) -> Any:
+        if lease.is_shared:
+            lease = self._share(lease, judgement)
+        lease.statement = statement
         session = lease.session
-        is_read = False
         try:
             with lease.use:
                 if judgement.verdict and not lease.is_over:
@@ -158,7 +158,6 @@ class _Watched:
                     answer = send(*args)
                     more_results = session.more_results
                     self._may_have_more = not judgement.is_single if more_results is None else more_results()
-                    is_read = not self._has_unread()
                     if lease.run is not None and judgement.sets_last_id:
                         lease.run.last_id = self.lastrowid  # type: ignore[attr-defined]
                     return answer
@@ -168,11 +167,8 @@ class _Watched:
                     raise
                 finally:
                     if not lease.is_over:
-                        lease.is_busy = not is_read and self._has_unread()
+                        lease.is_busy = self._has_unread()
                         session.last_used = time.monotonic()
         finally:
             if lease.is_wanted_back:
-                # In this moment nothing can have been done since.
-                lease.is_read = is_read
                 lease.settle()
-                lease.is_read = False

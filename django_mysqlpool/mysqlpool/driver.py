@@ -96,6 +96,11 @@ class Mysqlclient(Driver):
         return connection.fileno()  # type: ignore[no-any-return]
 
     def is_between_statements(self, connection: Any) -> bool:
+        # "-1 indicates (...) that, for a SELECT query, mysql_affected_rows() was called prior to calling
+        # mysql_store_result()", says MySQL's C API: with a count, and no other answer to follow, all has been read. To ask
+        # for these two does not give up the GIL, which next_result() does, and then has to wait for.
+        if hasattr(connection, "more_results") and connection.affected_rows() != -1 and not connection.more_results():
+            return True
         return connection.next_result() == -1  # type: ignore[no-any-return]
 
     def more_results(self, connection: Any) -> Callable[[], bool] | None:

@@ -14,11 +14,11 @@ class _Poll(ctypes.Structure):
 
 
 # Python's own poll() gives up the GIL, for it may wait. This one never does, and a thread that keeps the GIL for its half
-# microsecond has it back at once: in a busy process the other way would cost a change of threads at each checkout.
+# microsecond has it back at once: in a busy process the other way would cost a change of threads at each checkout. (Its
+# arguments are of their C types already; to declare them would have each call convert them.)
 _poll = ctypes.PyDLL(None).poll
-_poll.argtypes = (ctypes.c_void_p, ctypes.c_ulong, ctypes.c_int)
 
 
 def glance(descriptor: int) -> Callable[[], int]:
     """What any thread may call to look; not 0: there is something to read, or an end, or the descriptor is none."""
-    return partial(_poll, ctypes.byref(_Poll(descriptor, select.POLLIN, 0)), 1, 0)
+    return partial(_poll, ctypes.byref(_Poll(descriptor, select.POLLIN, 0)), ctypes.c_ulong(1), 0)

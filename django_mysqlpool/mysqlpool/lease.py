@@ -48,8 +48,6 @@ class Lease:
     is_lost = False
     #: A cursor has been made and not yet used, or has rows that are still with the server.
     is_busy = False
-    #: No answer is unread: its last statement's has just been read to its end.
-    is_read = False
     #: It stays with its thread between statements, though it is wanted back; it has been counted.
     is_pinned = False
     #: The holder gives it back when it is done with what it is doing: its scope has ended, or it ``is_shared``.
@@ -70,7 +68,7 @@ class Lease:
         #: ``time.monotonic()``
         self.since = time.monotonic()
         #: ``release`` is "transaction".
-        self.is_shared = pool.options.release == "transaction"
+        self.is_shared = pool.releases_per_transaction
 
     def is_of_this_thread_or_a_dead_one(self) -> bool:
         """Whether nobody else can be in the middle of using it."""

@@ -73,6 +73,8 @@ class Pool:
         self.name = name
         self.identity = identity
         self.options = options
+        self.releases_per_transaction = options.release == "transaction"
+        self._always_reset = options.reset == "always"
         self.aliases: set[str] = set()
         self.sessions: set[Session] = set()
         self.generation = 0
@@ -109,7 +111,7 @@ class Pool:
         if slots:
             slots.is_fit = self._is_fit
             slots.reclaim = self.reclaim
-            if options.release == "transaction":
+            if self.releases_per_transaction:
                 slots.overtaking = OVERTAKING
         else:
             event.listen(self._pool, "checkout", self._before_lending)
@@ -128,8 +130,9 @@ class Pool:
 
     def checkout_warm(self, wrapper: PooledDatabaseMixin) -> Lease | None:
         """The same where a connection lies ready: neither the server nor another thread is waited for."""
-        slot = None if self._lender is None else self._lender.lend_idle()
-        if self._lender is None or slot is None:
+        lender = self._lender
+        slot = None if lender is None else lender.lend_idle()
+        if lender is None or slot is None:
             return None
         is_fresh = False
         try:
@@ -141,7 +144,7 @@ class Pool:
                 )
         finally:
             if not is_fresh:
-                self._lender.take_back(slot)
+                lender.take_back(slot)
         return self._lease_of(slot, wrapper) if is_fresh else None
 
     def _lease_of(self, entry: Any, wrapper: PooledDatabaseMixin) -> Lease:
@@ -345,7 +348,7 @@ class Pool:
                 not (discard or lease.is_lost)
                 and session.generation == self.generation
                 and not (self.pressure.until and self._must_yield(session))
-                and self._clean(lease, params)
+                and session.clean(params, always_reset=self._always_reset)
             )
         except Exception as error:
             logger.info("Pool %s: a connection could not be cleaned and is closed: %s", self.name, error)
@@ -366,12 +369,6 @@ class Pool:
             if lease.scope is not None and not keep_in_scope:
                 lease.scope.discard(lease)
         return lease
-
-    def _clean(self, lease: Lease, params: Callable[[], dict[str, Any]]) -> bool:
-        session, always = lease.session, self.options.reset == "always"
-        if not session.verdict and not always:
-            return session.clean(None, always_reset=False, is_read=lease.is_read)
-        return session.clean(params(), always_reset=always)
 
     def _must_yield(self, session: Session) -> bool:
         """Whether the server's full house demands that a neighbour gets a turn."""

@@ -167,20 +167,18 @@ class Session:
         """Whether ``clean()`` has to talk with the server: to reset or close the session, or to roll back."""
         return self.verdict is not Verdict.CLEAN or not self.connection.get_autocommit()
 
-    def clean(self, params: Mapping[str, Any] | None, *, always_reset: bool, is_read: bool = False) -> bool:
+    def clean(self, params: Callable[[], Mapping[str, Any]], *, always_reset: bool) -> bool:
         """Leave nothing of this borrower's in the session; ``False`` where only closing it does that.
 
-        ``params`` are the connection parameters to reset it with. With ``is_read`` it is known that no answer is unread.
-        Errors of the driver go up: the connection is then to be closed too.
+        ``params`` tells the connection parameters, if it is to be reset. Errors of the driver go up: the connection is then
+        to be closed too.
         """
-        connection = self.connection
-        if self.verdict is Verdict.UNSALVAGEABLE:
+        connection, verdict = self.connection, self.verdict
+        if verdict is Verdict.UNSALVAGEABLE or not self.driver.is_between_statements(connection):
             return False
-        if not is_read and not self.driver.is_between_statements(connection):
-            return False
-        if self.verdict is Verdict.DIRTY or always_reset:
+        if verdict is Verdict.DIRTY or always_reset:
             # MariaDB Connector/C's mysql_change_user() writes to freed memory where the connection has been cut.
-            if params is None or not self.has_its_socket() or not self._reset(params):
+            if not self.has_its_socket() or not self._reset(params()):
                 return False
         elif not connection.get_autocommit():
             connection.rollback()

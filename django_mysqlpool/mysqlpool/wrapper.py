@@ -300,24 +300,32 @@ class PooledDatabaseMixin(TransactionRelease):
 
     def _close(self) -> None:
         with self.use:
-            lease, self._lease = self._lease, None
-            if lease is None:
+            if self._lease is None:
                 super()._close()  # type: ignore[misc]
-                return
-            if self.errors_occurred:
-                lease.session.is_suspect = True
-            if lease.is_shared:
-                self.remember_session(lease)
-            # Inside atomic() Django keeps its reference to the closed connection; nobody else may be lent that one.
-            lease.pool.checkin(lease, self.get_connection_params, discard=self.in_atomic_block)
+            else:
+                self._check_in(self._lease)
+
+    def _check_in(self, lease: Lease) -> None:
+        """Under ``use``."""
+        self._lease = None
+        if self.errors_occurred:
+            lease.session.is_suspect = True
+        if lease.is_shared:
+            self.remember_session(lease)
+        # Inside atomic() Django keeps its reference to the closed connection; nobody else may be lent that one.
+        lease.pool.checkin(lease, self.get_connection_params, discard=self.in_atomic_block)
 
     def give_back(self) -> None:
         """End the use of the connection, whatever state it was left in; what was left open is rolled back."""
         with self.use:
-            self.in_atomic_block = False
-            if self._lease is not None:
-                self._close()
-            self.forget_connection()
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """The same, under ``use``."""
+        self.in_atomic_block = False
+        if self._lease is not None:
+            self._check_in(self._lease)
+        self.forget_connection()
 
     def take_back(self, lease: Lease, *, by_force: bool = False, may_ask_server: bool = True) -> None:
         """Give the leased connection back, from any thread, if nothing is being done with it.
@@ -332,7 +340,7 @@ class PooledDatabaseMixin(TransactionRelease):
             if lease.is_over:
                 self._leave_closed_block(lease, is_free)
             elif (may_ask_server or not self._needs_server(lease)) and (is_free or self._is_idle(lease)):
-                self.give_back()
+                self._give_back()
         finally:
             self.use.release()
 
