@@ -96,9 +96,6 @@ class TestOneThread:
     def test_with_other_pools(self, trial, pool):
         trial("states", "held", pool=pool)
 
-    def test_an_idle_connection_of_a_parent_that_only_forks(self, trial):
-        trial("only_forks", pool={"idle_timeout": 2})
-
     def test_with_a_terminal(self, trial):
         trial("forkpty")
 

@@ -1,7 +1,7 @@
 """Keeping house: one small thread a process that does for its pools what nobody waits for.
 
-It is started by the first checkout and ends with the last open connection. It pauses for a fork, so that a process with no
-thread of its own forks as one.
+It is started by the first checkout and ends with the last open connection. A fork stops it, in the parent too, so that a
+process with no thread of its own forks as one; the next checkout starts it again.
 """
 
 from __future__ import annotations
@@ -128,6 +128,10 @@ class Housekeeper:
         self.thread: threading.Thread | None = None
         self._stop = threading.Event()
 
+    @property
+    def has_pools(self) -> bool:
+        return bool(self._pools)
+
     def look_after(self, pool: Pool) -> None:
         """Take on a pool, and start the thread if it is not running."""
         with self._lock:
@@ -171,19 +175,18 @@ class Housekeeper:
 
     def _has_work(self, thread: threading.Thread) -> bool:
         """Whether any pool has a connection; where none has, the thread is about to end."""
-        if self.is_any_open():
+        if self._is_any_open():
             return True
         with self._lock:
             if self.thread is thread:
                 # First this and then another look: a checkout looks at it after its connection has been opened.
                 self.thread = None
-                if self.is_any_open():
+                if self._is_any_open():
                     self.thread = thread
                     return True
         return False
 
-    def is_any_open(self) -> bool:
-        """Whether any of the pools has a connection."""
+    def _is_any_open(self) -> bool:
         with self._lock:
             return any(pool.sessions for pool in self._pools)
 
@@ -198,8 +201,8 @@ def before_fork() -> None:
 
 
 def after_fork_in_parent() -> None:
-    """Go on: the parent may only fork from now on, and what it has open must still go when it has been idle for long."""
-    if housekeeper.is_any_open():
+    """Go on where there are other threads, whose end might have to be seen; else the next checkout goes on."""
+    if housekeeper.has_pools and threading.active_count() > 1:
         housekeeper.start()
 
 

@@ -1,6 +1,6 @@
 """A Celery application with its Django fixup; the worker's main process has a connection before it forks.
 
-Not so where ``MYSQLPOOL_TEST_IDLE_MAIN`` is set.
+Where ``MYSQLPOOL_TEST_IDLE_MAIN`` is set, it closes what Django's checks have opened there, as docs/companions.md has it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from celery import Celery
 from celery.signals import worker_init, worker_shutdown
 from django.db import connection, transaction
 
-from django_mysqlpool import pool_status
+from django_mysqlpool import close_pool, pool_status
 
 FOLDER = Path(os.environ["MYSQLPOOL_TEST_CELERY"])
 # A fixup is made with the application, where DJANGO_SETTINGS_MODULE is set.
@@ -49,7 +49,13 @@ def look_again(**_: object) -> None:
     print(f"main process: {app.of_main} before, {own_id()} after", flush=True)
 
 
-if "MYSQLPOOL_TEST_IDLE_MAIN" not in os.environ:
+def close_what_the_checks_opened(**_: object) -> None:
+    close_pool()
+
+
+if "MYSQLPOOL_TEST_IDLE_MAIN" in os.environ:
+    worker_init.connect(close_what_the_checks_opened, weak=False)
+else:
     worker_init.connect(open_connection, weak=False)
     worker_shutdown.connect(look_again, weak=False)
 

@@ -218,16 +218,6 @@ def wait_until_alone() -> None:
     outside.close()
 
 
-def only_forks() -> None:
-    """A parent that needs no connection after its forks: what it has goes all the same when it has been idle for long."""
-    with state("idle"):
-        for _ in range(3):
-            run_child(lambda: None)
-    connection.close()
-    run_child(lambda: None)
-    wait_until_alone()
-
-
 def scope() -> None:
     """A fork within a request, whose connections are then not the child's request's."""
     with Scope() as request:
