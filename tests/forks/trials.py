@@ -178,15 +178,18 @@ def closed_before() -> None:
     busy, ids = threading.Barrier(4), set()
 
     def hold() -> None:
-        ids.add(own_id())
-        busy.wait()
+        with transaction.atomic():  # whatever ``release`` is, it has its connection until all have one
+            ids.add(own_id())
+            busy.wait()
+
+    def hold_and_close() -> None:
+        hold()
         connection.close()
 
-    threads = [threading.Thread(target=hold) for _ in range(3)]
+    threads = [threading.Thread(target=hold_and_close) for _ in range(3)]
     for thread in threads:
         thread.start()
-    ids.add(own_id())
-    busy.wait()
+    hold()
     for thread in threads:
         thread.join()
     assert len(ids) == 4
