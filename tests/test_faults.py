@@ -15,7 +15,7 @@ from django.db import DatabaseError, Error, InterfaceError, OperationalError, co
 from django.db.transaction import TransactionManagementError
 
 from devtools.server import PrivateServer, Server, server_from_environment
-from django_mysqlpool import PoolTimeout
+from django_mysqlpool import PoolTimeout, hold_connection
 from django_mysqlpool.mysqlpool import pool as pool_module
 from django_mysqlpool.mysqlpool import wrapper as wrapper_module
 from django_mysqlpool.mysqlpool.faults import Fault, fault_of
@@ -308,7 +308,7 @@ class TestAKilledConnection:
 
 
 def look_and_wait(alias: str, barrier: threading.Barrier) -> int:
-    with closing(connections[alias]) as own:
+    with closing(connections[alias]) as own, hold_connection(alias):
         pid = backend_pid(own)
         barrier.wait()
         return pid
