@@ -1,8 +1,9 @@
 """``make benchmark-release``: a connection held for a request, and held only while SQL runs, side by side in one run.
 
 A *view* asks three one-row queries around 50 ms of other work; 64 threads serve it. *Queries* is a view without other work:
-ten one-row queries, in one thread. Told are ratios, of medians over rounds that take turns. That no more connections are
-used than the pool has is the server's to say: it lets each pool's user have so many, and not one more.
+ten one-row queries, in one thread. All take turns, in slices of less than a second, and every second round backwards: a
+machine is never the same for long. Told is the median, over the rounds, of the ratio to the last one's slice. That no more
+connections are used than the pool has is the server's to say: it lets each pool's user have so many, and not one more.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable
 from statistics import median
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -62,12 +62,12 @@ def queries(alias: str) -> None:
         query(alias)
 
 
-def serve(alias: str, requests: int, threads: int, function: Callable[[str], None]) -> float:
-    """Requests per second; threads are started, and have asked once, before the clock is."""
+def serve(alias: str, requests: int) -> float:
+    """Views per second by ``THREADS`` threads, which are started, and have asked once, before the clock is."""
     from django_mysqlpool import auto_close_db
 
-    request, numbers = auto_close_db(function), itertools.count()
-    ready = threading.Barrier(threads + 1)
+    request, numbers = auto_close_db(view), itertools.count()
+    ready = threading.Barrier(THREADS + 1)
     failures: list[Exception] = []
 
     def work() -> None:
@@ -80,7 +80,7 @@ def serve(alias: str, requests: int, threads: int, function: Callable[[str], Non
             failures.append(error)
             ready.abort()
 
-    workers = [threading.Thread(target=work) for _ in range(threads)]
+    workers = [threading.Thread(target=work) for _ in range(THREADS)]
     for worker in workers:
         worker.start()
     ready.wait()
@@ -92,11 +92,23 @@ def serve(alias: str, requests: int, threads: int, function: Callable[[str], Non
     return requests / (time.perf_counter() - begin)
 
 
+def serve_queries(alias: str, requests: int) -> float:
+    """The same of nothing but queries, by the calling thread."""
+    from django_mysqlpool import auto_close_db
+
+    request = auto_close_db(queries)
+    request(alias)
+    begin = time.perf_counter()
+    for _ in range(requests):
+        request(alias)
+    return requests / (time.perf_counter() - begin)
+
+
 def main() -> None:
     """Let all take turns."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--requests", type=int, default=1_000)
+    parser.add_argument("--rounds", type=int, default=25, help="of queries: four times as many")
+    parser.add_argument("--requests", type=int, default=640, help="in a slice of views; of queries: a sixteenth")
     arguments = parser.parse_args()
     with server_from_environment() as server, Progress(console=console, transient=True) as progress:
         set_up(server)
@@ -104,26 +116,38 @@ def main() -> None:
 
         Account.objects.create(name="one", balance=1)
         pools = [(SMALL, "request"), (SMALL, "transaction"), (THREADS, "request")]
-        aliases = {f"{size} connections, held per {release}": pooled(server, size, release) for size, release in pools}
-        taken: dict[str, dict[str, list[float]]] = {name: {"view": [], "queries": []} for name in aliases}
-        for _ in progress.track(range(arguments.rounds)):
-            for name, alias in aliases.items():
-                few = arguments.requests // (10 if name == next(iter(aliases)) else 1)
-                taken[name]["view"].append(serve(alias, few, THREADS, view))
-            for name, alias in aliases.items():
-                taken[name]["queries"].append(serve(alias, arguments.requests, 1, queries))
-    show(taken)
+        names = [f"{size} connections, held per {release}" for size, release in pools]
+        aliases = [pooled(server, size, release) for size, release in pools]
+        few = [arguments.requests // 10, arguments.requests, arguments.requests]
+        rounds = progress.track(range(arguments.rounds), description="views")
+        of_views = [by_turns(number, serve, aliases, few) for number in rounds]
+        rounds = progress.track(range(4 * arguments.rounds), description="queries")
+        of_queries = [by_turns(number, serve_queries, aliases, [arguments.requests // 16] * 3) for number in rounds]
+    show(names, ratios_to_last(of_views), ratios_to_last(of_queries))
 
 
-def show(taken: dict[str, dict[str, list[float]]]) -> None:
+def by_turns(number: int, serve: Callable[[str, int], float], aliases: list[str], requests: list[int]) -> list[float]:
+    """Requests per second of each in this round, which goes backwards where its number is odd."""
+    turns = list(enumerate(zip(aliases, requests, strict=True)))[:: -1 if number % 2 else 1]
+    rates = {index: serve(*turn) for index, turn in turns}
+    return [rates[index] for index in range(len(aliases))]
+
+
+def ratios_to_last(rounds: list[list[float]]) -> list[float]:
+    """Medians over the rounds."""
+    return [
+        median(own / rates[-1] for own, rates in zip(column, rounds, strict=True)) for column in zip(*rounds, strict=True)
+    ]
+
+
+def show(names: list[str], views: list[float], queries: list[float]) -> None:
     """Print the table."""
-    last: dict[str, Any] = {kind: median(values) for kind, values in list(taken.values())[-1].items()}
     table = Table(title=f"requests per second, x of {THREADS} connections held per request", title_justify="left")
     table.add_column("")
     for heading in (f"view, {THREADS} threads", "queries only, 1 thread"):
         table.add_column(heading, justify="right")
-    for name, kinds in taken.items():
-        table.add_row(name, *(f"{median(values) / last[kind]:.2f}" for kind, values in kinds.items()))
+    for name, *ratios in zip(names, views, queries, strict=True):
+        table.add_row(name, *(f"{ratio:.2f}" for ratio in ratios))
     console.print(table)
 
 

@@ -9,6 +9,7 @@ from contextlib import nullcontext, suppress
 import pytest
 from asgiref.sync import async_to_sync
 from django.db import DatabaseError, IntegrityError, connections, transaction
+from django.db.backends.signals import connection_created
 from django.db.transaction import TransactionManagementError
 from django.test.utils import CaptureQueriesContext
 from MySQLdb.cursors import SSCursor
@@ -561,6 +562,41 @@ class TestThePreviousStatement:
         wrapper.close()
         with pytest.raises(PreviousStatementLost):
             fetch(wrapper, "SELECT LAST_INSERT_ID()")
+
+    @pytest.mark.parametrize("sql", ["SELECT LAST_INSERT_ID()", "SELECT ROW_COUNT()"])
+    def test_nor_after_a_close(self, wrapper, sql):
+        """In no scope it is what ends a piece of work."""
+        insert(wrapper, "a")
+        wrapper.close()
+        with pytest.raises(PreviousStatementLost):
+            fetch(wrapper, sql)
+
+    def test_nor_after_a_ping(self, make_alias):
+        wrapper = make_alias(pool={"release": "transaction", "pool_size": 1, "max_overflow": 0, "ping_after": 0})
+        insert(wrapper, "a")
+        with pytest.raises(PreviousStatementLost):
+            fetch(wrapper, "SELECT ROW_COUNT()")
+
+    def test_nor_after_a_reset_that_nothing_follows(self, make_alias):
+        """Where Django has nothing to set up."""
+        pool = {"release": "transaction", "pool_size": 1, "max_overflow": 0, "reset": "always"}
+        wrapper = make_alias(pool=pool, options={"isolation_level": None})
+        insert(wrapper, "a")
+        with pytest.raises(PreviousStatementLost):
+            fetch(wrapper, "SELECT ROW_COUNT()")
+
+    def test_nor_after_what_a_receiver_of_connection_created_has_asked(self, wrapper):
+        def ask(connection, **_):
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+
+        connection_created.connect(ask)
+        try:
+            insert(wrapper, "a")
+            with pytest.raises(PreviousStatementLost):
+                fetch(wrapper, "SELECT ROW_COUNT()")
+        finally:
+            connection_created.disconnect(ask)
 
     def test_eight_threads_over_two_connections(self, make_alias):
         alias = make_alias(pool={"release": "transaction", "pool_size": 2, "max_overflow": 0}, at_most=2).alias

@@ -152,7 +152,6 @@ class _Watched:
             with lease.use:
                 if judgement.verdict and not lease.is_over:
                     session.note(judgement.verdict, statement)
-                session.sent += 1
                 self._may_have_more = False
                 try:
                     answer = send(*args)

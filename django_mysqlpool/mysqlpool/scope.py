@@ -6,6 +6,7 @@ takes the context along.
 
 from __future__ import annotations
 
+from asyncio import _get_running_loop
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,6 +21,11 @@ _current: ContextVar[Scope | None] = ContextVar("django_mysqlpool.scope", defaul
 
 #: Tells the scope on whose behalf this code runs.
 current_scope: Callable[[], Scope | None] = _current.get
+
+
+def is_in_event_loop() -> bool:
+    """Whether this thread is in an event loop, which must not wait for the database server."""
+    return _get_running_loop() is not None
 
 
 @contextmanager

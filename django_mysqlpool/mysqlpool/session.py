@@ -52,7 +52,7 @@ class Session:
         "lease",
         "more_results",
         "record",
-        "sent",
+        "run",
         "verdict",
     )
 
@@ -78,8 +78,8 @@ class Session:
         self.last_used = self.born
         #: The statement that did it; for its kind.
         self.dirtied_by: object = None
-        #: How many statements have been sent, by whomever.
-        self.sent = 0
+        #: Whose the last statement was, and with what it belongs together; where ``release`` is "transaction".
+        self.run: Run | None = None
         #: Whose statement may have set ``LAST_INSERT_ID()``, since the connect or the last reset.
         self.last_id_of: Run | None = None
         self.jitter = random.uniform(*JITTER)
@@ -157,7 +157,7 @@ class Session:
 
     def ask(self, query: bytes, patience: float = PING_PATIENCE) -> Rows | None:
         """The rows that the server answers; ``None`` where there is no answer in time, or an error."""
-        self.sent += 1
+        self.run = None
         try:
             return self.driver.ask(self.connection, query, patience)
         except Exception:
@@ -187,11 +187,11 @@ class Session:
 
     def _reset(self, params: Mapping[str, Any]) -> bool:
         """Make the session as new, less what ``init_connection_state`` does: that follows at its next checkout."""
-        self.sent += 1
         self.is_set_up = False
         self.last_id_of = None
         if not self.driver.reset(self.connection, params):
             return False
+        self.run = None
         self.verdict = Verdict.CLEAN
         return True
 

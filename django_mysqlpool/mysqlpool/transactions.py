@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from .lease import Lease
     from .options import PoolOptions
-    from .session import Session
 else:
     _Base = object
 
@@ -33,11 +32,15 @@ _BLOCK = ("in_atomic_block", "savepoint_ids", "atomic_blocks", "needs_rollback",
 
 
 class Run:
-    """Statements of one wrapper, for one piece of work, on one session, with nobody else's in between."""
+    """Statements of one wrapper, for one piece of work, on one session, with nobody else's in between.
 
-    __slots__ = ("has_begun", "last_id")
+    It goes on for as long as it is both the wrapper's last one and the session's.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("has_begun", "last_id", "scope")
+
+    def __init__(self, scope: ReferenceType[Scope] | None = None) -> None:
+        self.scope = scope
         self.has_begun = False
         #: What the driver was told by the last statement that may have set ``LAST_INSERT_ID()``; ``None``: there was none.
         self.last_id: int | None = None
@@ -61,8 +64,6 @@ class TransactionRelease(_Base):
         self._begins_later = False
         #: The piece of work that the transaction is a part of, though its first statement may be sent in another one.
         self._begun_in: Scope | None = None
-        # Where the last lease has left off: its session, what had been sent on that by then, and the work it was part of.
-        self._previous: tuple[Session, int, ReferenceType[Scope] | None] | None = None
         self._run = Run()
 
     @property
@@ -98,7 +99,7 @@ class TransactionRelease(_Base):
 
     def close(self) -> None:
         super().close()
-        self._previous = None
+        self._run = Run()
         if self._begins_later and not self.in_atomic_block:
             self._begins_later, self.autocommit = False, True
 
@@ -161,7 +162,7 @@ class TransactionRelease(_Base):
 
     def is_pinned(self, lease: Lease) -> bool:
         """Whether the connection has to stay between statements, though nothing is being done with it."""
-        if not self.releases_per_transaction or (lease.scope is not None and lease.scope.has_ended):
+        if not lease.is_shared or (lease.scope is not None and lease.scope.has_ended):
             return False
         return self.holds > 0 or not self.autocommit or bool(lease.session.verdict)
 
@@ -175,29 +176,23 @@ class TransactionRelease(_Base):
 
     # What MySQL ties to the previous statement of a session.
 
-    def remember_session(self, lease: Lease) -> None:
-        """The lease ends: the next statement may ask about its last one."""
-        if lease.statement is not None:
-            self._previous = self._place_of(lease)
-
-    def _place_of(self, lease: Lease) -> tuple[Session, int, ReferenceType[Scope] | None]:
-        return lease.session, lease.session.sent, None if lease.scope is None else ref(lease.scope)
-
     def must_reach_previous(self, lease: Lease, judgement: Judgement) -> None:
         """Before a statement, which may ask about the one before it, or about the last INSERT.
 
         Raises ``PreviousStatementLost`` where that was sent on another session, or others have used this one since.
         """
-        if lease.run is None:
-            if self._previous != self._place_of(lease):
-                self._run = Run()
-            lease.run = self._run
         run, session = lease.run, lease.session
+        if run is None:
+            scope = None if lease.scope is None else ref(lease.scope)
+            if session.run is not self._run or scope is not self._run.scope:
+                self._run = Run(scope)
+            lease.run = run = self._run
         if (judgement.asks_about_previous and not run.has_begun) or (
             judgement.asks_about_last_id and not self._is_last_id_of(run, lease, judgement)
         ):
             raise PreviousStatementLost(self.alias)
         run.has_begun = True
+        session.run = run
         # (After what is dirty the session is reset, and has no last id.)
         if judgement.sets_last_id or not (judgement.is_single or judgement.verdict):
             session.last_id_of = run if session.last_id_of in {None, run} else _SEVERAL

@@ -17,7 +17,6 @@ from django.db import DEFAULT_DB_ALIAS
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.mysql.base import DatabaseWrapper
 from django.db.backends.signals import connection_created
-from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
 
 from .cursor import watched
@@ -28,7 +27,7 @@ from .options import pool_options
 from .pool import Pool
 from .registry import notice_fork, pool_for
 from .report import stack_of_caller
-from .scope import current_scope
+from .scope import current_scope, is_in_event_loop
 from .transactions import TransactionRelease
 
 #: Seconds since the last statement after which the connection is looked at before the next one.
@@ -152,7 +151,8 @@ class PooledDatabaseMixin(TransactionRelease):
         if lease is not None:
             # What receivers of connection_created have done is set-up too.
             lease.session.mark_set_up()
-            lease.statement = lease.run = None
+            if lease.statement is not None:
+                lease.statement = lease.run = lease.session.run = None
             self._count_in(lease)
 
     def _count_in(self, lease: Lease) -> None:
@@ -165,7 +165,6 @@ class PooledDatabaseMixin(TransactionRelease):
         if lease.is_shared:
             lease.is_wanted_back = True
 
-    @async_unsafe
     def _resume(self) -> bool:
         """Take a connection that lies ready where Django's ``connect()`` would change nothing else.
 
@@ -174,6 +173,8 @@ class PooledDatabaseMixin(TransactionRelease):
         """
         self._is_parked = False
         if not self._is_plain or connection_created.receivers or self._settings_then != self.settings_dict:
+            return False
+        if is_in_event_loop():  # where Django may refuse
             return False
         if _seams_of(DatabaseWrapper) != _DJANGOS_OWN:
             return False
@@ -310,8 +311,6 @@ class PooledDatabaseMixin(TransactionRelease):
         self._lease = None
         if self.errors_occurred:
             lease.session.is_suspect = True
-        if lease.is_shared:
-            self.remember_session(lease)
         # Inside atomic() Django keeps its reference to the closed connection; nobody else may be lent that one.
         lease.pool.checkin(lease, self.get_connection_params, discard=self.in_atomic_block)
 

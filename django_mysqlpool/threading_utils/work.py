@@ -15,7 +15,7 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 
 from django_mysqlpool.mysqlpool.registry import in_atomic_block
-from django_mysqlpool.mysqlpool.scope import Scope
+from django_mysqlpool.mysqlpool.scope import Scope, is_in_event_loop
 
 R = TypeVar("R")
 
@@ -53,6 +53,8 @@ class Work(Scope):
 
     def looks_after(self, alias: str) -> bool:
         """Whether it is this work's end that gives the connections of ``alias`` back."""
+        if self.parent is None:
+            return self._is_for(alias)
         return self._is_for(alias) and not any(
             isinstance(outer, Work) and outer.runner is self.runner and not outer.has_ended and outer._is_for(alias)
             for outer in self._with_parents()
@@ -127,11 +129,6 @@ def current_runner() -> object:
     """What runs this code: a task of an event loop, or else a thread."""
     task = asyncio.current_task() if is_in_event_loop() else None
     return task or threading.current_thread()
-
-
-def is_in_event_loop() -> bool:
-    """Whether this thread is in an event loop, which must not wait for the database server."""
-    return asyncio._get_running_loop() is not None
 
 
 def must_not_wait() -> bool:
