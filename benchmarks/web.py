@@ -6,8 +6,9 @@ multiple of the stock engine with a new connection for each request: absolute fi
 slices of one site differ by a tenth and more, as its threads, the load and the database server happen to meet on the
 processors; it takes 25 rounds to tell two per cent.)
 
-Two more tables: the same requests beside 1,000 idle event streams, as a multiple of those without; and, counted and not
-timed, the calls that the event loop hands to a thread for one request.
+Two more tables: the same requests beside 1,000 idle event streams, as a multiple of those without, and so for the stock
+engine, whose streams ask nothing, as it has no connections for them: what that loses is what a server's own bookkeeping
+costs. And, counted and not timed, the calls that the event loop hands to a thread for one request.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ VIEWS = {
     "gunicorn threads": {"sync view, one query": "/count/", "no query": "/nothing/"},
     "uvicorn": {"sync view, one query": "/count/", "async view, one query": "/count-async/", "no query": "/nothing/"},
 }
+# The idle streams of each.
+STREAMED = {STOCK: "/events-alone/", WRAPPED: "/events/"}
 
 
 class Rounds(NamedTuple):
@@ -151,13 +154,13 @@ def show(results: dict[str, dict[str, list[float]]], title: str) -> None:
 
 
 @contextmanager
-def idle_streams(url: str) -> Iterator[None]:
+def idle_streams(url: str, path: str) -> Iterator[None]:
     """Clients of server-sent events, each of which has had its first and waits for a second that never comes."""
     port = int(url.rpartition(":")[2])
     with ExitStack() as stack:
         for _ in range(STREAMS):
             client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
-            client.sendall(b"GET /events/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             received = b""
             while b"data:" not in received:
                 received += client.recv(1000)
@@ -165,14 +168,18 @@ def idle_streams(url: str) -> Iterator[None]:
 
 
 def measure_beside_streams(server: Server, rounds: Rounds) -> None:
-    """The table of what idle streams cost the other requests; the stock engine has no connections for as many."""
-    command = FIELDS["uvicorn"][WRAPPED]
+    """The tables of what idle streams cost the other requests."""
+    urls = {}
     with TemporaryDirectory() as folder, ExitStack() as stack:
-        alone, beside = (stack.enter_context(served(server, WRAPPED, command, False, Path(folder))) for _ in range(2))
-        stack.enter_context(idle_streams(beside))
-        urls = {f"{WRAPPED}, alone": alone, f"{WRAPPED}, beside {STREAMS:,} idle event streams": beside}
-        results = measure(urls, VIEWS["uvicorn"], "idle streams", rounds)
-    show(results, "uvicorn: requests per second, x of those without streams")
+        for engine, path in STREAMED.items():
+            for site in (f"{engine}, alone", f"{engine}, beside streams"):
+                command = FIELDS["uvicorn"][engine]
+                urls[site] = stack.enter_context(served(server, engine, command, False, Path(folder)))
+            stack.enter_context(idle_streams(urls[site], path))
+        results = list(measure(urls, VIEWS["uvicorn"], "idle streams", rounds).items())
+    for number, path in enumerate(STREAMED.values()):
+        title = f"uvicorn: requests per second beside {STREAMS:,} idle streams of {path}, x of those without"
+        show(dict(results[2 * number : 2 * number + 2]), title)
 
 
 def count_hops(requests: int = 20) -> None:

@@ -132,6 +132,16 @@ async def events(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(chunks(), content_type="text/event-stream")
 
 
+async def events_alone(request: HttpRequest) -> StreamingHttpResponse:
+    """The same of a stream that asks nothing of the database."""
+
+    async def chunks() -> AsyncIterator[str]:
+        yield "data: none\n\n"
+        await asyncio.Event().wait()
+
+    return StreamingHttpResponse(chunks(), content_type="text/event-stream")
+
+
 def file(request: HttpRequest) -> FileResponse:
     query()
     content = tempfile.TemporaryFile()  # noqa: SIM115 (the response closes it)
@@ -228,6 +238,7 @@ urlpatterns = [
     path("stream-async/", stream_async),
     path("stream-fails/", stream_fails),
     path("events/", events),
+    path("events-alone/", events_alone),
     path("file/", file),
     path("threads/", threads),
     path("executor/", executor),
