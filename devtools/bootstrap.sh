@@ -30,6 +30,7 @@ has_client_library() {
 }
 has_server() { [ -n "${MYSQLPOOL_SERVER_PROGRAM:-}${MYSQLPOOL_SERVER_URL:-}" ] || { has mariadbd && has mariadb-install-db; }; }
 has_load_tool() { has wrk; }
+has_crypt() { [ -e /usr/include/crypt.h ]; }
 has_gis_libraries() { python_says 'from ctypes.util import find_library as find; assert find("gdal") and find("geos_c")'; }
 can_install() { has apt-get && { [ "$(id -u)" = 0 ] || has sudo; }; }
 
@@ -50,6 +51,7 @@ look_for_what_is_missing() {
     need has_venv "$debian_python-venv" "the modules venv and ensurepip of $python"
     need has_headers "$debian_python-dev" "the C headers of $python (Python.h)"
     need has_compiler "gcc libc6-dev" "a C compiler"
+    want has_crypt libcrypt-dev "libcrypt, which uWSGI is linked with"
     need has_client_library "pkg-config libmariadb-dev" "MariaDB's or MySQL's client library, as pkg-config finds it"
   fi
   need has_server "mariadb-server-core mariadb-client" "a database server" \
