@@ -24,6 +24,7 @@ from urllib.parse import unquote, urlsplit
 import MySQLdb
 import port_for
 from mirakuru import TCPExecutor
+from mirakuru.base import cleanup_subprocesses
 from mirakuru.exceptions import ExecutorError, ProcessFinishedWithError
 
 from devtools.lifeline import tied
@@ -51,6 +52,11 @@ MYSQL_OPTIONS = ("--mysqlx=OFF", "--innodb-redo-log-capacity=64M")
 
 # The statements of a time zone script that any server understands, whoever's tool wrote it.
 ZONE_STATEMENT = re.compile(r"^(?:TRUNCATE|INSERT|SET @time_zone_id)\b.*?;$", re.DOTALL | re.MULTILINE)
+
+# At its end a process that has imported mirakuru kills whatever mirakuru has started, for whomever, with the process' id
+# anywhere in a name that is partly random: 1234 in 12345:..., too. So one test run might kill another's server. What is
+# started here is tied to whom it is for, and needs no such end.
+atexit.unregister(cleanup_subprocesses)
 
 
 class ServerError(Exception):
