@@ -21,26 +21,22 @@ def main() -> None:
     django.setup()
     from django.db import DatabaseError, connection
 
-    answers: Counter[str] = Counter()
-
-    def serve(_: int) -> float:
-        begin = time.monotonic()
+    def serve(_: int) -> tuple[str, float]:
+        begin, answer = time.monotonic(), "served"
         try:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT SLEEP(0.002)")
         except DatabaseError as error:
-            answers[str(error)] += 1
-        else:
-            answers["served"] += 1
+            answer = str(error)
         finally:
             connection.close()
-        return time.monotonic() - begin
+        return answer, time.monotonic() - begin
 
     print("ready", flush=True)
     sys.stdin.readline()
     with ThreadPoolExecutor(threads) as executor:
-        times = list(executor.map(serve, range(requests)))
-    print(json.dumps({"answers": answers, "longest": max(times), "mean": sum(times) / len(times)}), flush=True)
+        answers, times = zip(*executor.map(serve, range(requests)), strict=True)
+    print(json.dumps({"answers": Counter(answers), "longest": max(times), "mean": sum(times) / len(times)}), flush=True)
     sys.stdin.readline()
 
 

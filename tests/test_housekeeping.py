@@ -134,6 +134,14 @@ class TestKeepingWarm:
         look(wrapper.alias)
         eventually(lambda: status_of(wrapper)["idle"], lambda idle: idle == 2)
 
+    def test_nor_does_one_stay_that_was_about_to_be_opened_when_the_pool_was_closed(self, make_alias):
+        wrapper, other = make_alias(pool={"pool_size": 5}), make_alias()
+        look(wrapper.alias)
+        other.ensure_connection()
+        close_pool(wrapper.alias)
+        assert wrapper.pool.open_one_more()
+        eventually(lambda: status_of(wrapper)["open"], lambda number: number == 0)
+
     def test_those_near_the_end_of_their_life_are_renewed_while_idle(self, make_alias, observer):
         wrapper = make_alias(pool={"pool_size": 2, "recycle": 2})
         hold_at_once(wrapper.alias, 2)

@@ -85,7 +85,10 @@ class Chores:
         slots = self.pool.slots
         if slots is None:
             return 0
-        slots.close_unfit(lambda connection: not self.pool.is_presentable(connection.mysqlpool_session))
+        # (What has been opened while the pool was closed is not wanted either.)
+        slots.close_unfit(
+            lambda connection: not (self.pool.is_in_use and self.pool.is_presentable(connection.mysqlpool_session))
+        )
         ahead = time.monotonic() + min(RENEW_AHEAD, 0.1 * self.pool.lifetime)
         return slots.close_unfit(lambda connection: self.pool.is_overdue(connection.mysqlpool_session, ahead))
 
@@ -110,7 +113,7 @@ class Chores:
             return
         try:
             for _ in range(number):
-                if not self.pool.open_one_more():
+                if not self.pool.is_in_use or not self.pool.open_one_more():
                     return
         except Exception as error:
             self._next_opening = time.monotonic() + PAUSE_AFTER_FAILURE
