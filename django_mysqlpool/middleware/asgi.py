@@ -58,7 +58,7 @@ class ConnectionReleaseASGI:
         work = Scope(lambda: f"{scope.get('method')} {scope.get('path')}")
 
         def holds_connection(thread: threading.Thread | None) -> bool:
-            return any(lease.thread is thread for lease in tuple(work.leases))
+            return any(lease.thread is thread for lease in work.leases.copy())
 
         loan = Loan(self.threads, must_stay=holds_connection)
 

@@ -36,7 +36,7 @@ class Abandonable(Protocol):
 def abandon(pools: Iterable[Pool]) -> None:
     """In a child, right after the fork: cut off the connections of its parent and clear the wrappers that hold any."""
     for pool in pools:
-        for session in tuple(pool.sessions):
+        for session in pool.sessions.copy():
             _redirect(session)
             _keep_for_good(session)
             _end_lease(session)

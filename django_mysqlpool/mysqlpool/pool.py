@@ -75,6 +75,7 @@ class Pool:
         self.options = options
         self.releases_per_transaction = options.release == "transaction"
         self._always_reset = options.reset == "always"
+        # (Other threads change these: what goes through them goes through a copy(), which is atomic without a GIL too.)
         self.aliases: set[str] = set()
         self.sessions: set[Session] = set()
         self.generation = 0
@@ -295,7 +296,7 @@ class Pool:
 
         Its first borrower sets the session up: what Django and the receivers of its signals then send has no time limit.
         """
-        wrapper = next(filter(None, map(self._wrapper_here, sorted(self.aliases))), None)
+        wrapper = next(filter(None, map(self._wrapper_here, sorted(self.aliases.copy()))), None)
         if wrapper is None:
             return False
         asking = Request(wrapper, wrapper.get_connection_params(), self.timeout)
@@ -316,7 +317,7 @@ class Pool:
 
     def _suspect_others(self, dead: Session) -> None:
         """The first death makes its contemporaries suspect: each answers a ping before it is lent again."""
-        for session in tuple(self.sessions):
+        for session in self.sessions.copy():
             session.is_suspect = session is not dead
 
     def note_server_facts(self, facts: dict[str, Any], wait_timeout: int) -> None:
@@ -436,7 +437,7 @@ class Pool:
 
     def leases(self) -> list[Lease]:
         """Those of the connections that are out."""
-        return [lease for session in tuple(self.sessions) if (lease := session.lease) is not None]
+        return [lease for session in self.sessions.copy() if (lease := session.lease) is not None]
 
     def _tell_lost(self, lease: Lease) -> None:
         # In a scope, an ended thread's connection goes back with the others at the scope's end: nobody has forgotten it.
@@ -469,7 +470,7 @@ class Pool:
         if isinstance(self._pool, sqlalchemy.pool.QueuePool):
             self._close_queue(self._pool)
             return
-        for session in tuple(self.sessions):
+        for session in self.sessions.copy():
             if session.lease is None:
                 session.record.close()
 

@@ -149,10 +149,10 @@ def _reason(pool: Pool, error: Exception | None) -> str:
 def status(pool: Pool, sqlalchemy_pool: Any) -> dict[str, Any]:
     """The numbers of this moment, as ``pool_status()`` shows them."""
     size = getattr(sqlalchemy_pool, "size", None)
-    sessions = tuple(pool.sessions)
+    sessions = pool.sessions.copy()
     out = sum(session.lease is not None for session in sessions)
     return {
-        "aliases": sorted(pool.aliases),
+        "aliases": sorted(pool.aliases.copy()),
         "pool_class": pool.options.pool_class_name,
         "cap": pool.cap,
         "size": size() if callable(size) else size,

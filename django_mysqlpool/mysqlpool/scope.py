@@ -100,16 +100,16 @@ class Scope:
         is left out, so that an event loop may call this. Returns whether anything is left.
         """
         self.has_ended = True
-        for lease in tuple(self.leases):
+        for lease in self.leases.copy():
             lease.is_wanted_back = True
             self._take_back(lease, by_force=True, may_ask_server=may_ask_server)
         if self.blocks:
-            self.blocks = {wrapper for wrapper in tuple(self.blocks) if not wrapper.leave_block()}
+            self.blocks = {wrapper for wrapper in self.blocks.copy() if not wrapper.leave_block()}
         return bool(self.leases or self.blocks)
 
     def release_idle(self, *, may_ask_server: bool = True) -> bool:
         """Give back what is idle now; the scope goes on. Returns whether any lease is left."""
-        for lease in tuple(self.leases):
+        for lease in self.leases.copy():
             self._take_back(lease, by_force=False, may_ask_server=may_ask_server)
         return bool(self.leases)
 

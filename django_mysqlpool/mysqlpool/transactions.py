@@ -172,7 +172,8 @@ class TransactionRelease(_Base):
             return
         lease.is_pinned = True
         reason = kind_of(lease.session.dirtied_by) or "unknown" if lease.session.verdict else "unread result"
-        lease.pool.pins[reason] += 1
+        with lease.pool.lock:
+            lease.pool.pins[reason] += 1
 
     # What MySQL ties to the previous statement of a session.
 
@@ -184,7 +185,7 @@ class TransactionRelease(_Base):
         run, session = lease.run, lease.session
         if run is None:
             scope = None if lease.scope is None else ref(lease.scope)
-            if session.run is not self._run or scope is not self._run.scope:
+            if session.run is not self._run or scope != self._run.scope:
                 self._run = Run(scope)
             lease.run = run = self._run
         if (judgement.asks_about_previous and not run.has_begun) or (

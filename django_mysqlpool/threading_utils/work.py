@@ -79,7 +79,7 @@ class Work(Scope):
         if must_not_wait():
             self.end(may_ask_server=False)
             return
-        for lease in tuple(self.leases):
+        for lease in self.leases.copy():
             if lease.alias in keep and lease.thread is threading.current_thread():
                 # Whoever opened the block has it from here on.
                 self.leases.discard(lease)
