@@ -117,7 +117,7 @@ def test_this_line_runs_what_it_is_called():
     assert platform.python_version().startswith(f"{python_of(line)}.")
     for name, specifier in MATRIX.pins(line).items():
         assert specifier.contains(version(name)), (name, version(name))
-    if "highest" in line and python_of(line) == PYTHONS[-1]:
+    if "highest" in line:
         assert version("Django").startswith(f"{DJANGOS[-1]}."), "a newer Django is out: claim it"
         series = ".".join(version("SQLAlchemy").split(".")[:2])
         assert f"{series} included" in (ROOT / "README.md").read_text(), "a newer SQLAlchemy is out: claim it"
