@@ -451,6 +451,15 @@ class TestThePreviousStatement:
             fetch(wrapper, sql)
         assert out(wrapper) == 0
 
+    @pytest.mark.parametrize(
+        "sql", ["SELECT FOUND_ROWS()", "GET DIAGNOSTICS @n = NUMBER", "SHOW ERRORS", "SHOW COUNT(*) WARNINGS"]
+    )
+    def test_nor_is_there_to_these(self, wrapper, sql):
+        insert(wrapper, "a")
+        somebody_else(wrapper)
+        with pytest.raises(PreviousStatementLost):
+            fetch(wrapper, sql)
+
     @pytest.mark.parametrize("sql", ["SELECT LAST_INSERT_ID()", "SELECT @@identity", "SELECT @@last_insert_id"])
     def test_the_last_id(self, wrapper, sql):
         assert insert(wrapper, "a") == fetch(wrapper, sql)[0][0]
