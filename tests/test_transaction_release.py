@@ -16,6 +16,7 @@ from MySQLdb.cursors import SSCursor
 
 from django_mysqlpool import PoolTimeout, PreviousStatementLost, auto_close_db, hold_connection
 from django_mysqlpool.mysqlpool.cursor import watched
+from django_mysqlpool.mysqlpool.queue import _Waiter
 from django_mysqlpool.mysqlpool.scope import Scope
 from tests.conftest import SEVERAL_STATEMENTS, eventually
 from tests.relay import Relay
@@ -811,6 +812,20 @@ class TestTheLine:
         assert second.result(timeout=60)
         with pytest.raises(LookupError):
             first.result(timeout=60)
+
+    def test_what_comes_back_while_a_thread_joins_the_line_is_seen(self, slots, monkeypatch):
+        """It comes back without the lock, to a line where nobody stands yet: the thread must not go to sleep beside it."""
+        mine = slots.lend_idle()
+        join = slots._join
+
+        def join_late(is_first):
+            slots.take_back(mine)
+            return join(is_first)
+
+        monkeypatch.setattr(slots, "_join", join_late)
+        monkeypatch.setattr(_Waiter, "sleep", lambda *_: pytest.fail("it sleeps"))
+        assert slots.lend() is mine
+        slots.take_back(mine)
 
     def test_threads_of_many_statements_over_two_connections(self, make_alias):
         alias = make_alias(pool={"release": "transaction", "pool_size": 2, "max_overflow": 0}, at_most=2).alias

@@ -20,25 +20,19 @@ def watched(cursor_class: type, *mixins: type) -> type:
 
 
 class _Watched:
-    _connection: Any = None
+    #: The driver's, which takes it from here; ``None``, as after ``close()``, once it is known to be somebody else's.
+    connection: Any
     _lease: Lease | None = None
     _is_judged = False
     #: The driver's own code is at work, and may call the methods here.
     _is_inside = False
     _may_have_more = False
 
-    @property
-    def connection(self) -> Any:
-        """The driver's connection, which it takes from here; ``None``, as after ``close()``, once it is somebody else's."""
-        lease = self._lease
-        return self._connection if lease is None or not lease.is_over else None
-
-    @connection.setter
-    def connection(self, connection: Any) -> None:
-        if connection is not None:
-            session = getattr(connection, "mysqlpool_session", None)
-            self._lease = session.lease if session is not None else None
-        self._connection = connection
+    def __init__(self, connection: Any) -> None:
+        super().__init__(connection)  # type: ignore[call-arg]
+        session = getattr(connection, "mysqlpool_session", None)
+        if session is not None:
+            self._lease = session.lease
 
     def execute(self, query: Any, args: Any = None) -> Any:
         lease = self._lease
@@ -69,56 +63,53 @@ class _Watched:
         The driver gives up the GIL to ask for the next one, twice for each statement. Where it can tell that there is none,
         it need not ask: the threads of a busy process change places less often.
         """
-        lease = self._lease
-        more_results = None if lease is None or lease.is_over else lease.session.more_results
+        connection = self.connection
+        more_results = None if self._lease is None or connection is None else self._lease.session.more_results
         if more_results is None or more_results():
             super()._discard()  # type: ignore[misc]
             return
-        connection, self._connection = self._connection, None
+        self.connection = None
         try:
             super()._discard()  # type: ignore[misc]
         finally:
-            self._connection = connection
+            self.connection = connection
 
     def nextset(self) -> Any:
-        if self._is_inside:
-            return super().nextset()  # type: ignore[misc]
-        if self._connection is not None and self._is_between_statements():
-            return None  # what has more results is not given back
         lease = self._lease
-        if lease is None or lease.is_over:
+        if self._is_inside or lease is None:
             return super().nextset()  # type: ignore[misc]
         try:
             with lease.use:
+                if lease.is_over and lease.is_shared and self.connection is not None:
+                    return None  # what has more results is not given back
+                self.leave_what_is_over()
                 more = super().nextset()  # type: ignore[misc]
                 more_results = lease.session.more_results
                 self._may_have_more = bool(more) and (more_results is None or more_results())
-                lease.is_busy = self._has_unread()
+                lease.is_busy = self._may_have_more or self._has_unread_rows()
                 return more
         finally:
             if lease.is_wanted_back:
                 lease.settle()
 
-    def _has_unread(self) -> bool:
-        """Whether the server has another answer for it, or rows, which an unbuffered cursor reads as they are fetched."""
-        if self._may_have_more or self._lease is None:
-            return self._may_have_more
+    def leave_what_is_over(self) -> None:
+        """Be closed, as the driver sees it, where the connection was given back."""
+        if self._lease is not None and self._lease.is_over:
+            self.connection = None
+
+    def _has_unread_rows(self) -> bool:
+        """Whether rows are still with the server: an unbuffered cursor reads them as they are fetched."""
         result = self._result  # type: ignore[attr-defined]
-        return result is not None and self._lease.session.driver.has_unread_rows(result)
+        return result is not None and self._lease is not None and self._lease.session.driver.has_unread_rows(result)
 
     def _share(self, lease: Lease, judgement: Judgement) -> Lease:
         """The lease to send a statement on, where the connection may have gone back after the last one."""
-        if lease.is_over and self._connection is not None:
+        if lease.is_over and self.connection is not None:
             lease = self._take_again(lease)
         wrapper = lease.wrapper()
         if wrapper is not None:
             wrapper.must_reach_previous(lease, judgement)
         return lease
-
-    def _is_between_statements(self) -> bool:
-        """Whether the connection went back after the last statement, and the next one is to take another."""
-        lease = self._lease
-        return lease is not None and lease.is_over and lease.is_shared
 
     def _take_again(self, lease: Lease) -> Lease:
         wrapper = lease.wrapper()
@@ -126,18 +117,20 @@ class _Watched:
             return lease
         with wrapper.use:
             wrapper.ensure_connection()
-            self.connection = wrapper.connection
-            if self._lease is not None:
-                self._lease.is_busy = True  # about to be used
-                return self._lease
-        return lease
+            taken = wrapper._lease
+            assert taken is not None
+            taken.is_busy = True  # about to be used
+            self._lease, self.connection = taken, wrapper.connection
+            return taken
 
     def close(self) -> None:
         lease = self._lease
-        if lease is None or lease.is_over:
+        if lease is None:
             super().close()  # type: ignore[misc]
             return
         with lease.use:
+            if lease.is_over:
+                self.connection = None
             super().close()  # type: ignore[misc]
             lease.is_busy = False
         if lease.is_wanted_back:
@@ -150,7 +143,9 @@ class _Watched:
         session = lease.session
         try:
             with lease.use:
-                if judgement.verdict and not lease.is_over:
+                if lease.is_over:
+                    self.connection = None
+                elif judgement.verdict:
                     session.note(judgement.verdict, statement)
                 self._may_have_more = False
                 try:
@@ -166,7 +161,7 @@ class _Watched:
                     raise
                 finally:
                     if not lease.is_over:
-                        lease.is_busy = self._has_unread()
+                        lease.is_busy = self._may_have_more or self._has_unread_rows()
                         session.last_used = time.monotonic()
         finally:
             if lease.is_wanted_back:

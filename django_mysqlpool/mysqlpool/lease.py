@@ -35,25 +35,28 @@ class Lease:
     closed is found by the garbage collector.
     """
 
-    scope: Scope | None = None
-    #: Where the checkout happened, if it was in no scope, or the pool's ``leak_after`` asks for it.
-    stack: Stack | None = None
-    #: The last statement's template, for the kind of statement that it is.
-    statement: object = None
-    #: What its statements are part of, from the first one on, if the lease ``is_shared``.
-    run: Run | None = None
-    #: It has been logged that it was out for longer than ``leak_after``.
-    is_reported = False
-    #: The connection is of no more use: it is closed at its checkin, or before the next statement.
-    is_lost = False
-    #: A cursor has been made and not yet used, or has rows that are still with the server.
-    is_busy = False
-    #: It stays with its thread between statements, though it is wanted back; it has been counted.
-    is_pinned = False
-    #: The holder gives it back when it is done with what it is doing: its scope has ended, or it ``is_shared``.
-    is_wanted_back = False
-    #: The connection has been given back; cursors of this lease are closed.
-    is_over = False
+    __slots__ = (
+        "_thread_id",
+        "alias",
+        "entry",
+        "is_busy",
+        "is_lost",
+        "is_over",
+        "is_pinned",
+        "is_reported",
+        "is_shared",
+        "is_wanted_back",
+        "pool",
+        "run",
+        "scope",
+        "session",
+        "since",
+        "stack",
+        "statement",
+        "thread",
+        "use",
+        "wrapper",
+    )
 
     def __init__(self, pool: Pool, session: Session, entry: Any, wrapper: PooledDatabaseMixin) -> None:
         self.pool = pool
@@ -65,14 +68,34 @@ class Lease:
         #: Held by the holder while it does anything with the connection; whoever else wants it back must hold it too.
         self.use = wrapper.use
         self.thread = threading.current_thread()
+        self._thread_id = threading.get_ident()
         #: ``time.monotonic()``
         self.since = time.monotonic()
+        self.scope: Scope | None = None
+        #: Where the checkout happened, if it was in no scope, or the pool's ``leak_after`` asks for it.
+        self.stack: Stack | None = None
+        #: The last statement's template, for the kind of statement that it is.
+        self.statement: object = None
         #: ``release`` is "transaction".
         self.is_shared = pool.releases_per_transaction
+        #: What its statements are part of, from the first one on, if the lease ``is_shared``.
+        self.run: Run | None = None
+        #: It has been logged that it was out for longer than ``leak_after``.
+        self.is_reported = False
+        #: The connection is of no more use: it is closed at its checkin, or before the next statement.
+        self.is_lost = False
+        #: A cursor has been made and not yet used, or has rows that are still with the server.
+        self.is_busy = False
+        #: It stays with its thread between statements, though it is wanted back; it has been counted.
+        self.is_pinned = False
+        #: The holder gives it back when it is done with what it is doing: its scope has ended, or it ``is_shared``.
+        self.is_wanted_back = False
+        #: The connection has been given back; cursors of this lease are closed.
+        self.is_over = False
 
     def is_of_this_thread_or_a_dead_one(self) -> bool:
         """Whether nobody else can be in the middle of using it."""
-        return self.thread.ident == threading.get_ident() or self.is_of_a_dead_thread()
+        return self._thread_id == threading.get_ident() or self.is_of_a_dead_thread()
 
     def is_of_a_dead_thread(self) -> bool:
         """Whether its holder has ended without giving it back."""

@@ -15,7 +15,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from sqlalchemy.pool.base import Pool, _ConnectionRecord
@@ -136,15 +135,18 @@ class SlotPool(Pool):
     def _new_slot(self) -> _ConnectionRecord:
         return _ConnectionRecord(self, connect=False)
 
-    # Every decision about slots is made in the methods below, under the lock.
+    # Every decision about slots is made in the methods below, under the lock; only an idle one that nobody waits for goes
+    # and comes without it.
 
-    def _take(self) -> _ConnectionRecord | None:
-        """A slot for whoever is first in line: an idle connection before an empty slot."""
+    def _take_idle(self) -> _ConnectionRecord | None:
         try:
             return (self._idle.pop() if self.use_lifo else self._idle.popleft())[0]
         except IndexError:
-            pass
-        return self._take_empty()
+            return None
+
+    def _take(self) -> _ConnectionRecord | None:
+        """A slot for whoever is first in line: an idle connection before an empty slot."""
+        return self._take_idle() or self._take_empty()
 
     def _take_empty(self) -> _ConnectionRecord | None:
         if self.cap is not None and not self._empty:
@@ -196,10 +198,10 @@ class SlotPool(Pool):
 
     def lend_idle(self) -> _ConnectionRecord | None:
         """The slot that is next, if its connection is idle and nobody waits who must not be overtaken."""
+        if not self._waiters:  # who joins the line from now on has come later
+            return self._take_idle()
         with self.lock:
-            if not self._idle or (self._waiters and not self._may_overtake()):
-                return None
-            return (self._idle.pop() if self.use_lifo else self._idle.popleft())[0]
+            return self._take_idle() if not self._waiters or self._may_overtake() else None
 
     def take_back(self, slot: _ConnectionRecord, *, is_fit: bool = True) -> None:
         """Have a slot again; without its connection, closed, where that is not ``is_fit``."""
@@ -207,9 +209,14 @@ class SlotPool(Pool):
             if not is_fit:
                 slot.invalidate()
         finally:
-            with self.lock:
+            if slot.dbapi_connection is None:
+                with self.lock:
+                    self._put(slot)
+            else:
                 self._put(slot)
-                if self._waiters:
+            # Whoever joins the line looks once more for what is idle, after that; so one of the two sees the other.
+            if self._waiters:
+                with self.lock:
                     self._hand_on()
 
     def _hand_on(self) -> None:
@@ -364,32 +371,38 @@ class SlotPool(Pool):
         """Close what has been idle for ``idle_timeout`` seconds, the longest idle first, down to ``min_idle``."""
         horizon = time.monotonic() - idle_timeout
         overdue = []
-        with self.lock:
-            while len(self._idle) > min_idle and self._idle[0][1] <= horizon:
-                overdue.append(self._idle.popleft()[0])
+        for item in self._idle.copy():
+            if item[1] > horizon or len(self._idle) <= min_idle:
+                break
+            if self._is_taken(item):
+                overdue.append(item[0])
         self._close_slots(overdue)
 
     def close_unfit(self, is_unfit: Callable[[Any], bool]) -> int:
         """Close the idle connections of which ``is_unfit`` says so; how many they were."""
-        with self.lock:
-            items = tuple(self._idle)
         # (One that is lent meanwhile may lose its connection at any moment.)
+        items = self._idle.copy()
         unfit = [item for item in items if (found := item[0].dbapi_connection) is not None and is_unfit(found)]
-        slots = []
-        with self.lock:
-            for item in unfit:
-                with suppress(ValueError):  # lent meanwhile
-                    self._idle.remove(item)
-                    slots.append(item[0])
+        slots = [item[0] for item in unfit if self._is_taken(item)]
         self._close_slots(slots)
         return len(slots)
 
+    def _is_taken(self, item: tuple[_ConnectionRecord, float]) -> bool:
+        """Take an idle slot out; ``False`` where it was lent meanwhile."""
+        try:
+            self._idle.remove(item)
+        except (ValueError, IndexError):  # the latter where others changed the deque during the search
+            return False
+        return True
+
     def with_an_idle_one(self, action: Callable[[Any], bool]) -> None:
         """Call ``action`` with the connection that is idle longest, if nobody waits; close it where that says ``False``."""
-        with self.lock:
-            if self._waiters or not self._idle:
-                return
+        if self._waiters:
+            return
+        try:
             slot, since = self._idle.popleft()
+        except IndexError:
+            return
         is_fit = False
         try:
             is_fit = action(slot.dbapi_connection)
@@ -402,11 +415,7 @@ class SlotPool(Pool):
                 self._serve()
 
     def _idle_slots(self) -> list[_ConnectionRecord]:
-        with self.lock:
-            slots = []
-            while self._idle:
-                slots.append(self._idle.pop()[0])
-            return slots
+        return list(iter(self._take_idle, None))
 
     def _close_slots(self, slots: list[_ConnectionRecord]) -> None:
         rest = deque(slots)

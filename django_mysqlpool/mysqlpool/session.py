@@ -173,17 +173,23 @@ class Session:
         ``params`` tells the connection parameters, if it is to be reset. Errors of the driver go up: the connection is then
         to be closed too.
         """
-        connection, verdict = self.connection, self.verdict
-        if verdict is Verdict.UNSALVAGEABLE or not self.driver.is_between_statements(connection):
-            return False
-        if verdict is Verdict.DIRTY or always_reset:
-            # MariaDB Connector/C's mysql_change_user() writes to freed memory where the connection has been cut.
-            if not self.has_its_socket() or not self._reset(params()):
+        if self.verdict or always_reset:
+            if not self._can_be_reset() or not self._reset(params()):
                 return False
-        elif not connection.get_autocommit():
-            connection.rollback()
+        elif not self.driver.is_between_statements(self.connection):
+            return False
+        elif not self.connection.get_autocommit():
+            self.connection.rollback()
         self.last_used = time.monotonic()
         return True
+
+    def _can_be_reset(self) -> bool:
+        return (
+            self.verdict is not Verdict.UNSALVAGEABLE
+            and self.driver.is_between_statements(self.connection)
+            # MariaDB Connector/C's mysql_change_user() writes to freed memory where the connection has been cut.
+            and self.has_its_socket()
+        )
 
     def _reset(self, params: Mapping[str, Any]) -> bool:
         """Make the session as new, less what ``init_connection_state`` does: that follows at its next checkout."""
