@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import threading
+from contextlib import suppress
 
 import pytest
 from django.db import ProgrammingError, connections, transaction
 
 from django_mysqlpool import PooledThreadPoolExecutor, PoolTimeout, auto_close_db
-from tests.conftest import eventually, holds
+from tests.conftest import SEVERAL_STATEMENTS, eventually, holds
 from tests.shop.models import Account
 from tests.test_engine import backend_pid, in_thread_holding, status_of
 from tests.test_pressure import hold_at_once
@@ -150,3 +151,17 @@ class TestCursorsThatOutliveTheirLease:
         with pytest.raises(ProgrammingError, match="[cC]ursor closed"):
             cursor.execute("SELECT 2")
         assert backend_pid(wrapper) == first
+
+    @pytest.mark.parametrize("end", ["close", "nextset"])
+    def test_they_read_no_answer_of_the_next_one(self, make_alias, end):
+        wrapper = make_alias(options=SEVERAL_STATEMENTS)
+        cursor = wrapper.cursor()
+        cursor.execute("SELECT 1")
+        wrapper.close()
+        with wrapper.cursor() as next_one:
+            next_one.execute("SELECT 2; SELECT 3")
+            with suppress(ProgrammingError):
+                getattr(cursor, end)()
+            assert next_one.fetchone() == (2,)
+            assert next_one.nextset()
+            assert next_one.fetchone() == (3,)
