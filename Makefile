@@ -18,7 +18,7 @@ ifdef SERVER_URL
 export MYSQLPOOL_SERVER_URL := $(SERVER_URL)
 endif
 
-.PHONY: help setup demo test soak django-suite benchmark benchmark-release benchmark-crowd benchmark-web lint docs clean
+.PHONY: help setup demo test soak django-suite benchmark benchmark-release benchmark-crowd benchmark-web benchmark-instructions lint docs clean
 
 help:
 	@echo 'make demo   the example site on both engines under load, then left running until Ctrl-C'
@@ -35,6 +35,8 @@ help:
 	@echo '            a thousand threads over ten connections, beside ten threads'
 	@echo 'make benchmark-web'
 	@echo '            requests per second under gunicorn and uvicorn, beside the other engines (needs wrk)'
+	@echo 'make benchmark-instructions'
+	@echo '            the instructions that a request costs the site, beside the other engines (needs valgrind)'
 	@echo 'make lint   ruff and mypy'
 	@echo 'make docs   the documentation, in docs/_build/html'
 	@echo 'make clean  remove all that these made, .venv included'
@@ -80,6 +82,9 @@ benchmark-crowd: setup
 
 benchmark-web: setup
 	@exec $(VENV)python -m benchmarks.web $(ARGS)
+
+benchmark-instructions: setup
+	@exec $(VENV)python -m benchmarks.instructions
 
 lint: setup
 	$(VENV)ruff check .

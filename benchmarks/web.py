@@ -76,11 +76,8 @@ class Rounds(NamedTuple):
     progress: Progress
 
 
-@contextmanager
-def served(server: Server, engine: str, command: list[str], tls: bool, folder: Path) -> Iterator[str]:
-    """The tests' site on an engine; its address."""
-    port = port_for.select_random()
-    url = f"http://127.0.0.1:{port}"
+def site_environment(server: Server, engine: str, *, tls: bool = False) -> dict[str, str]:
+    """The environment that has the tests' site use an engine."""
     entry: dict[str, Any] = {
         **server.settings(DATABASE, ssl_mode="REQUIRED" if tls else "DISABLED"),
         **ENGINES[OURS if engine == WRAPPED else engine],
@@ -90,12 +87,20 @@ def served(server: Server, engine: str, command: list[str], tls: bool, folder: P
     environment = {"MYSQLPOOL_TEST_DATABASE": json.dumps(entry)}
     if engine not in {OURS, WRAPPED}:
         environment["MYSQLPOOL_TEST_BARE"] = "1"
+    return environment
+
+
+@contextmanager
+def served(server: Server, engine: str, command: list[str], tls: bool, folder: Path) -> Iterator[str]:
+    """The tests' site on an engine; its address."""
+    port = port_for.select_random()
+    url = f"http://127.0.0.1:{port}"
     with (folder / "site.log").open("a") as log:
         process = HTTPExecutor(
             tied([sys.executable, *(part.format(port=port) for part in command)]),
             url=f"{url}/count/",
             timeout=60,
-            envvars=environment,
+            envvars=site_environment(server, engine, tls=tls),
             stdout=log,
             stderr=subprocess.STDOUT,
         )
