@@ -7,3 +7,6 @@ if DRIVER == "pymysql":
     import pymysql
 
     pymysql.install_as_MySQLdb()
+
+#: The name of threads of the site's that may outlive their request.
+OUTLIVES = "outlives its request"

@@ -15,6 +15,7 @@ from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonRe
 from django.urls import path
 
 from django_mysqlpool import PooledThreadPoolExecutor, auto_close_db, pool_status
+from tests import OUTLIVES
 from tests.shop.models import Account
 
 
@@ -153,7 +154,7 @@ def file(request: HttpRequest) -> FileResponse:
 def threads(request: HttpRequest) -> HttpResponse:
     """Plain threads that take the context along, and outlive the request or not."""
     for action in (query, sleep_on_server):
-        threading.Thread(target=contextvars.copy_context().run, args=(action,)).start()
+        threading.Thread(target=contextvars.copy_context().run, args=(action,), name=OUTLIVES).start()
     joined = threading.Thread(target=contextvars.copy_context().run, args=(query,))
     joined.start()
     joined.join()
