@@ -216,7 +216,9 @@ class Site:
         """Threads that outlive their request give back when they are done; they may have yet to begin."""
         eventually(
             self.status,
-            lambda status: OUTLIVES not in status["threads"] and not any(pool["out"] for pool in status["pools"].values()),
+            lambda status: (
+                OUTLIVES not in status.get("threads", ()) and not any(pool["out"] for pool in status["pools"].values())
+            ),
         )
 
     def leave_early(self, path: str) -> None:
