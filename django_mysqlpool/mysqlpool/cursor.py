@@ -129,8 +129,7 @@ class _Watched:
             super().close()  # type: ignore[misc]
             return
         with lease.use:
-            if lease.is_over:
-                self.connection = None
+            self.leave_what_is_over()
             super().close()  # type: ignore[misc]
             lease.is_busy = False
         if lease.is_wanted_back:
@@ -143,9 +142,8 @@ class _Watched:
         session = lease.session
         try:
             with lease.use:
-                if lease.is_over:
-                    self.connection = None
-                elif judgement.verdict:
+                self.leave_what_is_over()
+                if judgement.verdict and not lease.is_over:
                     session.note(judgement.verdict, statement)
                 self._may_have_more = False
                 try:

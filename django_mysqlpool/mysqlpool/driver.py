@@ -99,7 +99,7 @@ class Mysqlclient(Driver):
         # "-1 indicates (...) that, for a SELECT query, mysql_affected_rows() was called prior to calling
         # mysql_store_result()", says MySQL's C API: with a count, and no other answer to follow, all has been read. To ask
         # for these two does not give up the GIL, which next_result() does, and then has to wait for.
-        more_results = getattr(connection, "more_results", None)
+        more_results = self.more_results(connection)
         if more_results is not None and connection.affected_rows() != -1 and not more_results():
             return True
         return connection.next_result() == -1  # type: ignore[no-any-return]

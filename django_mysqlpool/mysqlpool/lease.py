@@ -36,7 +36,6 @@ class Lease:
     """
 
     __slots__ = (
-        "_thread_id",
         "alias",
         "entry",
         "is_busy",
@@ -68,7 +67,6 @@ class Lease:
         #: Held by the holder while it does anything with the connection; whoever else wants it back must hold it too.
         self.use = wrapper.use
         self.thread = threading.current_thread()
-        self._thread_id = threading.get_ident()
         #: ``time.monotonic()``
         self.since = time.monotonic()
         self.scope: Scope | None = None
@@ -95,7 +93,7 @@ class Lease:
 
     def is_of_this_thread_or_a_dead_one(self) -> bool:
         """Whether nobody else can be in the middle of using it."""
-        return self._thread_id == threading.get_ident() or self.is_of_a_dead_thread()
+        return self.thread.ident == threading.get_ident() or self.is_of_a_dead_thread()
 
     def is_of_a_dead_thread(self) -> bool:
         """Whether its holder has ended without giving it back."""

@@ -374,7 +374,7 @@ class SlotPool(Pool):
         for item in self._idle.copy():
             if item[1] > horizon or len(self._idle) <= min_idle:
                 break
-            if self._is_taken(item):
+            if self._take_out(item):
                 overdue.append(item[0])
         self._close_slots(overdue)
 
@@ -383,11 +383,11 @@ class SlotPool(Pool):
         # (One that is lent meanwhile may lose its connection at any moment.)
         items = self._idle.copy()
         unfit = [item for item in items if (found := item[0].dbapi_connection) is not None and is_unfit(found)]
-        slots = [item[0] for item in unfit if self._is_taken(item)]
+        slots = [item[0] for item in unfit if self._take_out(item)]
         self._close_slots(slots)
         return len(slots)
 
-    def _is_taken(self, item: tuple[_ConnectionRecord, float]) -> bool:
+    def _take_out(self, item: tuple[_ConnectionRecord, float]) -> bool:
         """Take an idle slot out; ``False`` where it was lent meanwhile."""
         try:
             self._idle.remove(item)
