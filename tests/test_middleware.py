@@ -8,10 +8,14 @@ import time
 from contextlib import ExitStack
 
 import pytest
-from django.test import Client, TestCase
+from django import urls
+from django.conf import settings
+from django.http import HttpResponse
+from django.test import Client, TestCase, override_settings
 
 from tests.conftest import RELEASE, eventually
 from tests.shop.models import Account
+from tests.test_engine import backend_pid, status_of
 
 WSGI = ["gunicorn", "gunicorn sync", "gunicorn preload", "gunicorn wrapped", "uwsgi", "uwsgi wrapped"]
 ASGI = ["uvicorn", "uvicorn wrapped", "hypercorn wrapped"]
@@ -154,6 +158,59 @@ def test_the_test_client_leaves_a_connection_that_was_out_before(transactional_c
         assert Client().get("/write/").status_code == 200
         cursor.execute("SELECT @of_the_test")
         assert cursor.fetchone() == (5,)
+
+
+class TestInThisThread:
+    """What is out once the response is there, before any of Django's signals has closed anything."""
+
+    @pytest.fixture
+    def get(self):
+        """Have a view answer one request."""
+
+        def get(view, *middleware):
+            urlconf = type("URLConf", (), {"urlpatterns": [urls.path("", view)]})
+            with override_settings(ROOT_URLCONF=urlconf, MIDDLEWARE=[*settings.MIDDLEWARE, *middleware]):
+                return Client(raise_request_exception=False).get("/").status_code
+
+        return get
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_atomic_requests(self, make_alias, get, fails):
+        wrapper = make_alias(ATOMIC_REQUESTS=True)
+        accounts = Account.objects.using(wrapper.alias).filter(name="of an atomic request")
+
+        def view(request):
+            accounts.create(name="of an atomic request")
+            assert wrapper.in_atomic_block
+            assert status_of(wrapper)["out"] == 1
+            if fails:
+                raise RuntimeError("the view fails")
+            return HttpResponse("written")
+
+        assert get(view) == (500 if fails else 200)
+        assert status_of(wrapper)["out"] == 0
+        assert accounts.delete()[0] == (0 if fails else 1)
+
+    def test_a_middleware_that_raises(self, make_alias, get):
+        wrapper = make_alias()
+        assert get(lambda request: HttpResponse(backend_pid(wrapper)), f"{__name__}.{failing_middleware.__name__}") == 500
+        assert status_of(wrapper)["out"] == 0
+        assert status_of(wrapper)["open"] == 1
+
+    def test_an_alias_that_is_not_pooled_is_left_as_it_is(self, make_alias, get):
+        wrapper = make_alias(ENGINE="django.db.backends.mysql", CONN_MAX_AGE=None)
+        pids = []
+        for _ in range(2):
+            assert get(lambda request: HttpResponse(pids.append(backend_pid(wrapper)))) == 200
+        assert pids == [backend_pid(wrapper)] * 2
+
+
+def failing_middleware(get_response):
+    def respond(request):
+        get_response(request)
+        raise RuntimeError("the middleware fails")
+
+    return respond
 
 
 @pytest.fixture
