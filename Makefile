@@ -18,11 +18,18 @@ ifdef SERVER_URL
 export MYSQLPOOL_SERVER_URL := $(SERVER_URL)
 endif
 
-.PHONY: help setup demo test soak django-suite benchmark benchmark-release benchmark-crowd benchmark-web benchmark-instructions lint docs clean
+# Tests start hundreds of processes, each of which would compile the same modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help setup demo test test-fast coverage soak django-suite benchmark benchmark-release benchmark-crowd benchmark-web benchmark-instructions lint docs clean
 
 help:
 	@echo 'make demo   the example site on both engines under load, then left running until Ctrl-C'
 	@echo 'make test   the tests, against a private server that they start and stop'
+	@echo 'make test-fast'
+	@echo '            the unit tests, which need no server, in seconds'
+	@echo 'make coverage'
+	@echo '            the tests, and which lines and branches of the package they run'
 	@echo 'make soak   processes of threads under random faults, and a ledger that must hold'
 	@echo 'make django-suite'
 	@echo '            the tests of Django itself on this engine, compared with the stock one'
@@ -37,7 +44,7 @@ help:
 	@echo '            requests per second under gunicorn and uvicorn, beside the other engines (needs wrk)'
 	@echo 'make benchmark-instructions'
 	@echo '            the instructions that a request costs the site, beside the other engines (needs valgrind)'
-	@echo 'make lint   ruff and mypy'
+	@echo 'make lint   ruff, mypy and import-linter'
 	@echo 'make docs   the documentation, in docs/_build/html'
 	@echo 'make clean  remove all that these made, .venv included'
 	@echo
@@ -61,9 +68,19 @@ demo: FOR := demo
 demo: setup
 	@exec $(VENV)python -m devtools.demo $(if $(ONCE),--once)
 
-test: FOR := test
+# ARGS="-n 0 --pdb": in this process. COVERAGE=yes: leaves data of coverage behind.
+test coverage: FOR := test
 test: setup
-	@exec $(VENV)python -m pytest $(ARGS)
+	@exec $(VENV)$(if $(COVERAGE),coverage run,python) -m pytest --numprocesses=auto --dist=worksteal $(ARGS)
+
+test-fast: setup
+	@exec $(VENV)python -m pytest -q tests/unit $(ARGS)
+
+coverage: setup
+	@$(VENV)coverage erase
+	@$(MAKE) --no-print-directory test COVERAGE=yes
+	@$(VENV)coverage combine --quiet
+	@$(VENV)coverage report
 
 soak: setup
 	@exec $(VENV)python -m devtools.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
@@ -90,10 +107,11 @@ lint: setup
 	$(VENV)ruff check .
 	$(VENV)ruff format --check .
 	$(VENV)mypy django_mysqlpool
+	$(VENV)lint-imports
 
 docs: setup
 	$(VENV)sphinx-build -W docs docs/_build/html
 
 clean:
-	rm -rf .venv .demo .django-suite docs/_build build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .demo .django-suite docs/_build build dist .pytest_cache .mypy_cache .ruff_cache .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

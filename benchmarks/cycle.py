@@ -196,12 +196,12 @@ def show(rows: dict[str, Row], title: str) -> None:
 
 
 def bare(server: Server, rounds: int, times: int) -> None:
-    """Checkout and checkin alone, against SQLAlchemy's own pool; and the judging of a statement."""
+    """Checkout and checkin alone, against SQLAlchemy's own pool; and the analysis of a statement."""
     import MySQLdb
     import sqlalchemy.pool
     from django.db import connections
 
-    from django_mysqlpool.mysqlpool.statements import _judge_text, judge
+    from django_mysqlpool.mysqlpool.statements import analyser_for
     from tests.shop.models import Account
 
     alias = add_alias(server, tls=False, entry=ENGINES["django-mysqlpool"])
@@ -220,12 +220,14 @@ def bare(server: Server, rounds: int, times: int) -> None:
 
     through_the_engine()
     pool, params = wrapper.pool, wrapper.get_connection_params()
+    analyse = analyser_for("10.11.0-MariaDB", "utf8mb4")
+    unseen = (f"{sql} -- {number}" for number in itertools.count())
     actions = {
         "SQLAlchemy's QueuePool: connect(), close()": lambda: own.connect().close(),
         "this package's pool: checkout(), checkin()": through_the_pool,
         "through the engine: ensure_connection(), close()": through_the_engine,
-        "judging an ORM statement, seen before": lambda: judge(sql),
-        "judging an ORM statement, never seen": lambda: _judge_text(sql),
+        "analysing an ORM statement, seen before": lambda: analyse(sql),
+        "analysing an ORM statement, never seen": lambda: analyse(next(unseen)),
     }
     taken: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(rounds):

@@ -45,6 +45,8 @@ COMMON_OPTIONS = (
     "--character-set-server=utf8mb4",
     "--innodb-buffer-pool-size=64M",
     "--innodb-flush-log-at-trx-commit=0",
+    # A client on a busy machine may need longer than the default of 10 s to answer the greeting; the server hangs up then.
+    "--connect-timeout=120",
 )
 MARIADB_OPTIONS = ("--performance-schema=OFF", "--innodb-log-file-size=16M")
 MYSQL_OPTIONS = ("--mysqlx=OFF", "--innodb-redo-log-capacity=64M")
@@ -269,12 +271,8 @@ class PrivateServer(Server):
         _run_script(connection, "\n".join(ZONE_STATEMENT.findall(zones)))
 
     def _executor(self, data: Path, log: IO[str]) -> _Executor:
-        # A MariaDB that starts removes the temporary tables that it finds, which may be a neighbour's.
-        temporary = self.folder / "tmp"
-        temporary.mkdir(mode=0o700, exist_ok=True)
         command = [
             *(self.program, "--no-defaults", f"--datadir={data}", f"--socket={self.socket}"),
-            f"--tmpdir={temporary}",
             *(f"--port={self.port}", f"--pid-file={self.folder / 'server.pid'}"),
             *(f"--init-file={self._write_login()}", *self._options(), *self.options),
         ]
@@ -290,9 +288,14 @@ class PrivateServer(Server):
         )
 
     def _options(self) -> list[str]:
+        """Options of the server, and of the one that makes its data folder."""
         as_root = ["--user=root"] if os.geteuid() == 0 else []
         own_options = MARIADB_OPTIONS if self.is_mariadb else MYSQL_OPTIONS
-        return [*COMMON_OPTIONS, *own_options, *as_root]
+        # A MariaDB that starts removes the temporary tables that it finds here. In /tmp they may be a neighbour's,
+        # and one that is just making its data folder then fails: "Unknown table 'mysql.tmp_user_sys'".
+        temporary = self.folder / "tmp"
+        temporary.mkdir(mode=0o700, exist_ok=True)
+        return [*COMMON_OPTIONS, *own_options, *as_root, f"--tmpdir={temporary}"]
 
     def _write_login(self) -> Path:
         """What the server runs before it answers: it lets this object in, and root by no port."""

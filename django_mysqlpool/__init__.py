@@ -1,12 +1,13 @@
 """The connection pool that Django lacks for MySQL and MariaDB.
 
-In the settings: ``ENGINE = "django_mysqlpool.backends.mysqlpool"`` and, first in ``MIDDLEWARE``,
-``"django_mysqlpool.middleware.ConnectionReleaseMiddleware"``.
+To use it, set ``ENGINE = "django_mysqlpool.backends.mysqlpool"`` and put
+``"django_mysqlpool.middleware.ConnectionReleaseMiddleware"`` first into ``MIDDLEWARE``. Importing this package opens no
+connection, starts no thread and needs no settings.
 """
 
+from .mysqlpool.backend.pools import close_pool, pool_status
+from .mysqlpool.backend.transactions import hold_connection
 from .mysqlpool.errors import PoolTimeout, PreviousStatementLost
-from .mysqlpool.registry import close_pool, pool_status
-from .mysqlpool.transactions import hold_connection
 from .threading_utils import PooledThreadPoolExecutor, auto_close_db
 
 __all__ = [

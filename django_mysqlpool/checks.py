@@ -1,15 +1,20 @@
-"""Django's system checks for pooled aliases; importing a pooled backend registers them."""
+"""Django's system checks for pooled aliases.
+
+Importing this module registers them; the engines' modules import it. No check connects to the server.
+``docs/checks.md`` describes each check by its id.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Tags, Warning, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import connections
 
+from .mysqlpool.backend.settings import function_at
+from .mysqlpool.drivers.sockets import is_patched_by_gevent
 from .mysqlpool.options import PoolOptions
-from .mysqlpool.sockets import is_patched_by_gevent
 
 _MIDDLEWARE = "django_mysqlpool.middleware.ConnectionReleaseMiddleware"
 _DOCS = "https://django-mysqlpool.readthedocs.io/en/stable/checks.html"
@@ -17,7 +22,12 @@ _DOCS = "https://django-mysqlpool.readthedocs.io/en/stable/checks.html"
 
 @register(Tags.compatibility)
 def check_use_threadlocal(**kwargs: object) -> list[CheckMessage]:
-    """W001: ``use_threadlocal`` is set, and has no effect any more."""
+    """Report ``use_threadlocal = True``, which has had no effect since SQLAlchemy 2.0 (W001).
+
+    :param kwargs: what Django passes to every check; not used
+    :returns: one warning for each pooled alias with the option
+    :raises django.core.exceptions.ImproperlyConfigured: if the pool options of an alias are wrong, as in all these checks
+    """
     return [
         Warning(
             f"use_threadlocal is True for the database alias '{alias}', and has no effect.",
@@ -35,7 +45,11 @@ def check_use_threadlocal(**kwargs: object) -> list[CheckMessage]:
 
 @register(Tags.compatibility)
 def check_middleware(**kwargs: object) -> list[CheckMessage]:
-    """W002: the release middleware is missing while an alias is pooled. W003: it is not the first."""
+    """Report a missing release middleware (W002), or one that is not the first (W003), if an alias is pooled.
+
+    :param kwargs: not used
+    :returns: at most one warning
+    """
     if not any(_pooled_aliases()):
         return []
     position = next((n for n, path in enumerate(settings.MIDDLEWARE) if path == _MIDDLEWARE), None)
@@ -55,8 +69,8 @@ def check_middleware(**kwargs: object) -> list[CheckMessage]:
             Warning(
                 f"'{_MIDDLEWARE}' is number {position + 1} in MIDDLEWARE.",
                 hint=(
-                    f"Put it first: what the middleware before it reads from the database after the response is not "
-                    f"given back by it. See {_DOCS}#w003"
+                    "Put it first: it does not return a connection that the middleware before it takes after the response. "
+                    f"See {_DOCS}#w003"
                 ),
                 id="django_mysqlpool.W003",
             )
@@ -64,10 +78,14 @@ def check_middleware(**kwargs: object) -> list[CheckMessage]:
     return []
 
 
-# With --deploy only: a network that swallows packets is production's, and a developer's machine is none.
+# With --deploy only: networks that lose packets are found in production, not on a developer's machine.
 @register(Tags.compatibility, deploy=True)
 def check_timeouts(**kwargs: object) -> list[CheckMessage]:
-    """W004: a statement of a pooled alias may wait for its answer for ever."""
+    """Report pooled aliases without ``read_timeout`` or ``write_timeout``, whose statements may wait for ever (W004).
+
+    :param kwargs: not used
+    :returns: one warning for each such alias
+    """
     return [
         Warning(
             f"The OPTIONS of the database alias '{alias}' have no {' and no '.join(missing)}.",
@@ -85,7 +103,11 @@ def check_timeouts(**kwargs: object) -> list[CheckMessage]:
 
 @register(Tags.compatibility)
 def check_gevent(**kwargs: object) -> list[CheckMessage]:
-    """W006: gevent is to share one thread among greenlets, and the driver does not let it."""
+    """Report gevent with a driver that waits in C, so that a query stops all greenlets of the process (W006).
+
+    :param kwargs: not used
+    :returns: one warning for each pooled alias with such a driver; none if gevent has not patched this process
+    """
     if not is_patched_by_gevent():
         return []
     return [
@@ -108,7 +130,11 @@ def _missing_timeouts(options: Mapping[str, object]) -> list[str]:
 
 @register(Tags.compatibility)
 def check_pool_options(**kwargs: object) -> list[CheckMessage]:
-    """W005: POOL_OPTIONS, which another pool reads, stand beside OPTIONS."""
+    """Report ``POOL_OPTIONS`` beside ``OPTIONS``: they belong to django-db-connection-pool, and have no effect (W005).
+
+    :param kwargs: not used
+    :returns: one warning for each such alias
+    """
     return [
         Warning(
             f"The database alias '{alias}' has POOL_OPTIONS, which have no effect.",
@@ -123,8 +149,40 @@ def check_pool_options(**kwargs: object) -> list[CheckMessage]:
     ]
 
 
+@register(Tags.compatibility)
+def check_discard_on_error(**kwargs: object) -> list[CheckMessage]:
+    """Report a ``discard_on_error`` that can't be imported, or is not a function (E001).
+
+    :param kwargs: not used
+    :returns: one error for each such alias
+    """
+    return [
+        Error(
+            f"discard_on_error of the database alias '{alias}' is {options.discard_on_error!r}, which fails ({why}).",
+            hint=(
+                "It must be the dotted path of a function (error, alias). Errors of statements are classified without it. "
+                f"See {_DOCS}#e001"
+            ),
+            id="django_mysqlpool.E001",
+        )
+        for alias, options in _pooled_aliases()
+        if options.discard_on_error is not None and (why := _why_not_importable(options.discard_on_error))
+    ]
+
+
+def _why_not_importable(path: str) -> str | None:
+    try:
+        function_at(path)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
 def _pooled_aliases() -> Iterator[tuple[str, PoolOptions]]:
-    """Making a wrapper checks its options: what is wrong with them is an ``ImproperlyConfigured`` from here."""
+    """Yield each pooled alias with its options.
+
+    Making a wrapper checks its options, so ``ImproperlyConfigured`` is raised here if they are wrong.
+    """
     for alias in connections:
         options = getattr(connections[alias], "pool_options", None)
         if options is not None:

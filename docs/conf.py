@@ -12,7 +12,7 @@ project = "django-mysqlpool"
 copyright = "the django-mysqlpool developers"
 version = release = django_mysqlpool.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"django-mysqlpool {version}"
@@ -24,4 +24,6 @@ myst_heading_anchors = 3
 smartquotes = False
 
 autodoc_typehints = "description"
+# Types of what a docstring documents, and of nothing else.
+autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"

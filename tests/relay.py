@@ -35,6 +35,8 @@ class Relay(AbstractContextManager["Relay"]):
         #: How many clients left before they were answered.
         self.left = 0
         self._number_to_hold = 0
+        self._stall_at: Callable[[bytes], bool] = lambda _: False
+        self._has_stalled = threading.Event()
         self._pairs: set[_Pair] = set()
         self._orders: deque[tuple[Callable[[], object], threading.Event]] = deque()
         self._is_closed = False
@@ -65,6 +67,15 @@ class Relay(AbstractContextManager["Relay"]):
         self._order(self._stall)
         if new:
             self._order(lambda: self._selector.unregister(self._listener))
+
+    def stall_at(self, is_it: Callable[[bytes], bool]) -> threading.Event:
+        """Swallow the next packet of a client's that ``is_it`` says yes to, and all after it on that connection.
+
+        Returns an event that is set when it has come.
+        """
+        self._has_stalled.clear()
+        self._stall_at = is_it
+        return self._has_stalled
 
     def resume(self) -> None:
         """Deliver what was swallowed, as far as somebody is left to receive it, and everything from now on."""
@@ -148,10 +159,13 @@ class Relay(AbstractContextManager["Relay"]):
                 self._unregister(end)
 
     def _resume(self) -> None:
-        for pair in self._pairs:
+        for pair in tuple(self._pairs):
             if pair.is_stalled:
                 pair.is_stalled = False
                 self._listen(pair)
+                withheld, pair.withheld = pair.withheld, b""
+                if withheld:
+                    self._send(pair, pair.server, withheld)
         if self._listener not in self._selector.get_map():
             self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         while self.held:
@@ -182,6 +196,17 @@ class Relay(AbstractContextManager["Relay"]):
         if source is pair.client and not pair.client_spoke_last and data != _QUIT:
             self.round_trips += 1
         pair.client_spoke_last = source is pair.client
+        if source is pair.client and self._stall_at(data):
+            self._stall_at = lambda _: False
+            pair.withheld = data
+            pair.is_stalled = True
+            for end in pair.ends:
+                self._unregister(end)
+            self._has_stalled.set()
+            return
+        self._send(pair, target, data)
+
+    def _send(self, pair: _Pair, target: socket.socket, data: bytes) -> None:
         try:
             target.sendall(data)
         except OSError:
@@ -211,5 +236,6 @@ class _Pair:
         self.server = server
         self.ends = (client, server)
         self.is_stalled = False
+        self.withheld = b""
         # The server speaks first: it greets, and no client has asked for that.
         self.client_spoke_last = False

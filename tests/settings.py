@@ -3,6 +3,8 @@
 import json
 import os
 
+from tests.corpus import record_if_wanted
+
 SECRET_KEY = "tests"
 USE_TZ = True
 DEBUG = False
@@ -21,3 +23,4 @@ _entry = json.loads(os.environ.get("MYSQLPOOL_TEST_DATABASE", "{}"))
 DATABASES = {"default": {"ENGINE": ENGINE, **_entry}}
 # The whole suite in the other mode: MYSQLPOOL_TEST_RELEASE=transaction.
 MYSQLPOOL_ARGUMENTS = {"release": os.environ.get("MYSQLPOOL_TEST_RELEASE", "request")}
+record_if_wanted()

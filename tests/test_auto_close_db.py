@@ -1,4 +1,4 @@
-"""``auto_close_db``: whatever Python calls gives back what it took."""
+"""``auto_close_db``: whatever Python calls returns what it took."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from django.test import TestCase
 from django.utils.connection import ConnectionDoesNotExist
 
 from django_mysqlpool import auto_close_db, pool_status
-from django_mysqlpool.mysqlpool.scope import Scope, current_scope
-from tests.conftest import eventually, holds
+from django_mysqlpool.mysqlpool.backend.scope import Scope, current_scope
+from tests.helpers import backend_pid, eventually, holds, status_of
 from tests.shop.models import Account
-from tests.test_engine import backend_pid, status_of
+
+pytestmark = [pytest.mark.python, pytest.mark.django, pytest.mark.asgiref, pytest.mark.mode]
 
 
 def out() -> int:

@@ -8,6 +8,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.test import override_settings
 
+pytestmark = pytest.mark.django
+
 MIDDLEWARE = "django_mysqlpool.middleware.ConnectionReleaseMiddleware"
 OTHER = "django.middleware.common.CommonMiddleware"
 

@@ -5,29 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import MySQLdb
 import pytest
+import sqlalchemy.pool
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import OperationalError, connection, connections, transaction
 from django.db.backends.mysql import base
 from django.db.backends.signals import connection_created
+from sqlalchemy import event
 
 from django_mysqlpool import close_pool, hold_connection, pool_status
 from django_mysqlpool.backends.mysqlpool.base import DatabaseWrapper
+from tests.helpers import RELEASE, backend_pid, in_thread_holding, status_of, wait_until_gone
 from tests.shop.models import Account
 
-
-def backend_pid(wrapper) -> int:
-    with wrapper.cursor() as cursor:
-        cursor.execute("SELECT CONNECTION_ID()")
-        return cursor.fetchone()[0]
-
-
-def status_of(wrapper) -> dict:
-    name = wrapper.pool.name  # makes the pool, where nothing has yet
-    return pool_status()[name]
+pytestmark = [pytest.mark.django, pytest.mark.sqlalchemy, pytest.mark.driver, pytest.mark.server, pytest.mark.mode]
 
 
 def test_it_is_djangos_backend():
@@ -83,6 +79,7 @@ def test_status_tells_the_numbers_as_json(make_alias):
         "open": 1,
         "idle": 0,
         "out": 1,
+        "opening": 0,
         "waiting": 0,
         "pins": {},
     }
@@ -95,7 +92,7 @@ def test_a_pool_is_named_by_its_place_and_without_its_password(make_alias):
     wrapper.ensure_connection()
     d = wrapper.settings_dict
     assert f"{d['USER']}@{d['HOST']}:{d['PORT']}/{d['NAME']}" in pool_status()
-    assert d["PASSWORD"] not in repr(wrapper.pool) + repr(wrapper._lease.session) + json.dumps(pool_status())
+    assert d["PASSWORD"] not in repr(wrapper.pool) + repr(wrapper.lease.session) + json.dumps(pool_status())
 
 
 class TestSharing:
@@ -189,7 +186,7 @@ class TestClosing:
         wrapper.ensure_connection()
         wrapper.close()
         close_pool()
-        assert not wait_until_gone(observer, wrapper)
+        wait_until_gone(observer, wrapper)
         assert status_of(wrapper)["open"] == 0
 
     def test_what_is_out_is_closed_when_given_back(self, make_alias, observer):
@@ -284,35 +281,6 @@ class TestAtomic:
         assert not Account.objects.filter(name="left open").exists()
 
 
-def wait_until_gone(observer, wrapper) -> set[int]:
-    """Wait for the server to notice that the connections of this alias' user were closed."""
-    while left := observer.connections_of(wrapper.settings_dict["USER"]):
-        pass
-    return left
-
-
-def in_thread_holding(alias: str, action) -> int:
-    """Run ``action`` here while another thread holds a connection of ``alias``; the id of that connection."""
-    held, done, seen = threading.Event(), threading.Event(), []
-
-    def hold():
-        with hold_connection(alias):
-            seen.append(backend_pid(connections[alias]))
-            held.set()
-            done.wait(timeout=60)
-        connections.close_all()
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    try:
-        assert held.wait(timeout=60)
-        action()
-    finally:
-        done.set()
-        thread.join()
-    return seen[0]
-
-
 def test_the_cap_holds_on_the_server_while_connections_are_replaced(make_alias):
     """The server refuses one more than the cap; it counts a closed connection until it has read the farewell."""
     alias = make_alias(pool={"pool_size": 4, "max_overflow": 0}, at_most=4).alias
@@ -334,19 +302,83 @@ def test_the_cap_holds_on_the_server_while_connections_are_replaced(make_alias):
 class TestWhatAWarmCheckoutLeavesOut:
     """SQLAlchemy's proxies and Django's connect(), but not where somebody would miss them."""
 
+    @pytest.mark.skipif(RELEASE == "transaction", reason="about a connection that is held for a request")
+    def test_the_wrapper_is_as_after_djangos_connect(self, make_alias, monkeypatch):
+        """So a field that a later Django sets in ``connect()`` is not missed."""
+        wrapper = make_alias(pool={"pool_size": 1, "max_overflow": 0})
+        connects, connect = [], type(wrapper).connect
+
+        def connect_noted(self: Any) -> None:
+            connects.append(self.alias)
+            connect(self)
+
+        def state() -> dict[str, Any]:
+            wrapper.health_check_done = False  # as Django has it from the beginning of a request on
+            with wrapper.cursor() as cursor:
+                cursor.execute("SELECT 1")
+            of_this_checkout = {"lease", "close_at"}  # close_at: CONN_MAX_AGE is 0, so it is over at once
+            assert wrapper.close_at <= time.monotonic()
+            return {
+                name: value.copy() if isinstance(value, (list, dict)) else value
+                for name, value in vars(wrapper).items()
+                if name not in of_this_checkout
+            }
+
+        state()
+        monkeypatch.setattr(type(wrapper), "connect", connect_noted)
+        wrapper.check_in()
+        fast = state()
+        assert connects == []
+        wrapper.check_in()
+        wrapper._settings_then = None  # which the fast path compares
+        djangos = state()
+        assert connects == [wrapper.alias]
+        assert fast == djangos
+
     def test_listeners_of_sqlalchemys_events_are_told(self, make_alias):
         told = []
         events = [(lambda *_: told.append("checkout"), "checkout"), (lambda *_: told.append("checkin"), "checkin")]
         wrapper = make_alias(pool={"events": events})
         for _ in range(2):
             backend_pid(wrapper)
-            wrapper.give_back()
+            wrapper.check_in()
         assert told == ["checkout", "checkin"] * 2
+
+    @pytest.mark.parametrize("target", ["this pool", "all pools"])
+    def test_listeners_that_come_later_are_told_from_then_on(self, make_alias, target):
+        """A connection that is out when they come, and goes back when they have gone, is no proxy of SQLAlchemy's."""
+        wrapper, told = make_alias(), []
+        listened = wrapper.pool.source if target == "this pool" else sqlalchemy.pool.Pool
+        backend_pid(wrapper)
+
+        def tell(*_: object) -> None:
+            told.append("checkout")
+
+        event.listen(listened, "checkout", tell)
+        try:
+            wrapper.check_in()
+            assert not told
+            pid = backend_pid(wrapper)
+            assert told == ["checkout"]
+        finally:
+            event.remove(listened, "checkout", tell)
+        wrapper.check_in()
+        assert backend_pid(wrapper) == pid
+        assert told == ["checkout"]
+
+    @pytest.mark.parametrize("pool_class", ["QueuePool", "NullPool"])
+    def test_two_first_connects_at_once_are_no_race(self, make_alias, pool_class):
+        """SQLAlchemy 2.0 makes the lists of these events at the first connect, without a lock."""
+        source = make_alias(pool={"pool_class": pool_class}).pool.source
+        dispatch = getattr(source, "pool", source).dispatch
+        for name in ("first_connect", "connect"):
+            made = getattr(dispatch, name)
+            assert made.for_modify(dispatch) is made
 
     def test_receivers_of_connection_created_are_told(self, make_alias):
         wrapper, told = make_alias(), []
         backend_pid(wrapper)
-        wrapper.give_back()
+        wrapper.check_in()
 
         def receiver(connection, **kwargs):
             told.append(connection.alias)
@@ -355,7 +387,7 @@ class TestWhatAWarmCheckoutLeavesOut:
         try:
             for _ in range(2):
                 backend_pid(wrapper)
-                wrapper.give_back()
+                wrapper.check_in()
         finally:
             connection_created.disconnect(receiver)
         assert told == [wrapper.alias] * 2
@@ -363,12 +395,12 @@ class TestWhatAWarmCheckoutLeavesOut:
     def test_settings_that_were_changed_in_their_place_are_read(self, make_alias):
         wrapper = make_alias()
         backend_pid(wrapper)
-        wrapper.give_back()
+        wrapper.check_in()
         wrapper.settings_dict["OPTIONS"]["init_command"] = "SET @hello = 1"
         with wrapper.cursor() as cursor:
             cursor.execute("SELECT @hello")
             assert cursor.fetchone() == (1,)
-        wrapper.give_back()
+        wrapper.check_in()
 
     def test_a_class_that_overrides_a_seam_is_asked(self, make_alias):
         connects = []
@@ -382,14 +414,14 @@ class TestWhatAWarmCheckoutLeavesOut:
         wrapper = Wrapper(connections[alias].settings_dict, alias)
         for _ in range(2):
             backend_pid(wrapper)
-            wrapper.give_back()
+            wrapper.check_in()
         assert connects == [alias] * 2
         wrapper.close_pool()
 
     def test_an_event_loop_must_not_connect(self, make_alias):
         wrapper = make_alias()
         backend_pid(wrapper)
-        wrapper.give_back()
+        wrapper.check_in()
 
         async def connect():
             wrapper.ensure_connection()

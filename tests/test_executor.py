@@ -21,11 +21,13 @@ from django.test import TestCase
 from django.utils.connection import ConnectionDoesNotExist
 
 from django_mysqlpool import PooledThreadPoolExecutor, auto_close_db, pool_status
-from django_mysqlpool.mysqlpool.scope import Scope, current_scope
+from django_mysqlpool.mysqlpool.backend.scope import Scope, current_scope
 from django_mysqlpool.threading_utils.testing import run_in_calling_thread
-from tests import conftest
+from tests.helpers import status_of
 from tests.shop.models import Account
-from tests.test_engine import status_of
+from tests.sites import WEB_SERVERS
+
+pytestmark = [pytest.mark.python, pytest.mark.django, pytest.mark.asgiref, pytest.mark.mode]
 
 
 def out() -> int:
@@ -49,7 +51,7 @@ number: contextvars.ContextVar[int] = contextvars.ContextVar("number", default=0
 
 
 class TestWork:
-    def test_submit_and_map_give_back(self, make_alias):
+    def test_submit_and_map_check_in(self, make_alias):
         wrapper = make_alias(pool={"pool_size": 2, "max_overflow": 0}, at_most=2)
 
         def work(number: int) -> tuple[int, int]:
@@ -58,7 +60,7 @@ class TestWork:
         with PooledThreadPoolExecutor(max_workers=2) as executor:
             assert executor.submit(work, 7).result() == (7, 0)
             assert list(executor.map(work, range(50))) == [(n, 0) for n in range(50)]
-            # The worker that ran the last piece has given back before its result could be seen.
+            # The worker that ran the last piece has returned before its result could be seen.
             assert status_of(wrapper)["out"] == 0
 
     def test_errors_arrive_and_what_was_left_open_is_rolled_back(self):
@@ -333,8 +335,8 @@ class TestInEventLoops:
 @pytest.mark.parametrize("kind", ["uvicorn", "hypercorn wrapped"])
 def test_the_line_for_a_whole_asgi_application(serve, kind, monkeypatch):
     """The views' asyncio.to_thread runs in the executor's threads."""
-    command = [*conftest.WEB_SERVERS[kind][:-1], "tests.executor_site:application"]
-    monkeypatch.setitem(conftest.WEB_SERVERS, f"{kind} with executor", command)
+    command = [*WEB_SERVERS[kind][:-1], "tests.executor_site:application"]
+    monkeypatch.setitem(WEB_SERVERS, f"{kind} with executor", command)
     site = serve(f"{kind} with executor", pool={"pool_size": 4, "max_overflow": 1, "timeout": 60}, at_most=5)
     assert site.storm(["/threads-async/"] * 100) == {200: 100}
     site.wait_until_none_is_out()

@@ -16,14 +16,15 @@ from django.db.transaction import TransactionManagementError
 
 from devtools.server import PrivateServer, Server, server_from_environment
 from django_mysqlpool import PoolTimeout, hold_connection
-from django_mysqlpool.mysqlpool import pool as pool_module
-from django_mysqlpool.mysqlpool import wrapper as wrapper_module
-from django_mysqlpool.mysqlpool.faults import Fault, fault_of
+from django_mysqlpool.mysqlpool.backend import wrapper as wrapper_module
+from django_mysqlpool.mysqlpool.pool import liveness
+from django_mysqlpool.mysqlpool.pool import pool as pool_module
+from django_mysqlpool.mysqlpool.pool.faults import Fault, fault_of
 from tests import DRIVER
-from tests.conftest import DATABASE, Observer, eventually, holds
+from tests.helpers import DATABASE, Observer, backend_pid, eventually, hold_at_once, holds, look, status_of
 from tests.relay import Relay
-from tests.test_engine import backend_pid, status_of
-from tests.test_pressure import hold_at_once, look
+
+pytestmark = [pytest.mark.driver, pytest.mark.server, pytest.mark.mode]
 
 STOCK = "django.db.backends.mysql"
 POOLED = "django_mysqlpool.backends.mysqlpool"
@@ -139,7 +140,7 @@ def number_of(error: Exception | None) -> int:
 
 
 class InThread(threading.Thread):
-    """Runs an action in a thread that gives back what it took; keeps what came of it."""
+    """Runs an action in a thread that returns what it took; keeps what came of it."""
 
     def __init__(self, action: Callable[..., Any], *args: Any) -> None:
         super().__init__(name="borrower")
@@ -174,13 +175,13 @@ def all_at_once(number: int, action: Callable[[], Any]) -> list[Any]:
 @pytest.fixture
 def never_looked_at_again(monkeypatch):
     """However slow the machine: what is held is not looked at before a statement, as if the last one had just ended."""
-    monkeypatch.setattr(wrapper_module, "LOOK_AGAIN_AFTER", float("inf"))
+    monkeypatch.setattr(wrapper_module, "RECHECK_AFTER", float("inf"))
 
 
 @pytest.fixture
 def held_for_long(monkeypatch):
     """As if a long time went by between any two statements."""
-    monkeypatch.setattr(wrapper_module, "LOOK_AGAIN_AFTER", -1)
+    monkeypatch.setattr(wrapper_module, "RECHECK_AFTER", -1)
 
 
 class TestAKilledConnection:
@@ -537,7 +538,7 @@ class TestANetworkThatSwallowsPackets:
 
     @pytest.mark.parametrize("ending", ["resume", "reset"])
     def test_a_checkout_finds_out_and_lends_a_live_one(self, make_alias, relay, monkeypatch, ending):
-        monkeypatch.setattr(pool_module, "PING_PATIENCE", 0.2)
+        monkeypatch.setattr(liveness, "PING_TIMEOUT", 0.2)
         alias = make_alias(pool={"pool_size": 3, "max_overflow": 0, "ping_after": 0}, PORT=relay.port).alias
         hold_at_once(alias, 3)
         stalled = set(connections[alias].pool.sessions)
@@ -704,14 +705,6 @@ def port_of(alias: str) -> int:
         return int(execute(own, "SELECT @@port")[0][0])
 
 
-def discard(error: Exception, alias: str) -> bool:
-    return True
-
-
-def keep(error: Exception, alias: str) -> bool:
-    return False
-
-
 def fail(error: Exception, alias: str) -> bool:
     raise ZeroDivisionError
 
@@ -723,17 +716,25 @@ def note(error: Exception, alias: str) -> None:
 seen: list[tuple[int, str]] = []
 
 
+HOOKS = [
+    ("tests.helpers.discard", False),
+    ("tests.helpers.keep", True),
+    (f"{__name__}.fail", True),
+    (f"{__name__}.note", True),
+]
+
+
 class TestDiscardOnError:
-    @pytest.mark.parametrize(("hook", "is_kept"), [("discard", False), ("keep", True), ("fail", True), ("note", True)])
+    @pytest.mark.parametrize(("hook", "is_kept"), HOOKS)
     def test_for_an_error_that_costs_no_connection(self, make_alias, hook, is_kept):
-        wrapper = make_alias(pool={"discard_on_error": f"{__name__}.{hook}"})
+        wrapper = make_alias(pool={"discard_on_error": hook})
         pid = backend_pid(wrapper)
         assert error_of(execute, wrapper, "SELECT * FROM nowhere").args[0] == 1146
         assert (backend_pid(wrapper) == pid) is is_kept
 
     @holds
     def test_a_veto(self, make_alias, account):
-        wrapper = make_alias(pool={"discard_on_error": f"{__name__}.keep"})
+        wrapper = make_alias(pool={"discard_on_error": "tests.helpers.keep"})
         pid = backend_pid(wrapper)
         wrapper.connection.query("SET SESSION TRANSACTION READ ONLY")  # the pool does not see it
         assert number_of(error_of(execute, wrapper, account.deposit)) == 1792
@@ -742,7 +743,7 @@ class TestDiscardOnError:
     @holds
     @pytest.mark.usefixtures("never_looked_at_again")
     def test_a_veto_for_a_dead_one_lends_it_to_nobody_else(self, make_alias, observer):
-        wrapper = make_alias(pool={"discard_on_error": f"{__name__}.keep"})
+        wrapper = make_alias(pool={"discard_on_error": "tests.helpers.keep"})
         observer.kill(backend_pid(wrapper))
         for _ in range(2):
             assert number_of(error_of(backend_pid, wrapper)) in LOST
@@ -753,6 +754,7 @@ class TestDiscardOnError:
         wrapper = make_alias(pool={"discard_on_error": f"{__name__}.fail"})
         with caplog.at_level(logging.ERROR, "django_mysqlpool"):
             assert error_of(execute, wrapper, "SELECT * FROM nowhere").args[0] == 1146
+            wrapper.close()  # the log is written where nothing is in the middle of anything
         assert "discard_on_error failed" in caplog.text
         assert "ZeroDivisionError" in caplog.text
 
@@ -829,15 +831,15 @@ class TestWaiters:
     def test_what_arrives_while_one_gives_up_is_taken(self, make_alias, monkeypatch):
         wrapper = make_alias(pool={"pool_size": 1, "max_overflow": 0, "timeout": 0})
         pid = backend_pid(wrapper)
-        slots = wrapper.pool.slots
-        leave, gives_up, may_leave = slots._leave, threading.Event(), threading.Event()
+        slots = wrapper.pool.source
+        leave, gives_up, may_leave = slots.queue._dequeue, threading.Event(), threading.Event()
 
         def leave_late(waiter: Any) -> bool:
             gives_up.set()
             may_leave.wait()
             return bool(leave(waiter))
 
-        monkeypatch.setattr(slots, "_leave", leave_late)
+        monkeypatch.setattr(slots.queue, "_dequeue", leave_late)
         waiting = InThread(look, wrapper.alias)
         gives_up.wait()
         wrapper.close()

@@ -11,8 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.conftest import eventually
+from tests.helpers import eventually
 from tests.shop.models import Account
+
+pytestmark = [pytest.mark.python, pytest.mark.slow]
 
 VIEWS = {
     "/count/": 200,
@@ -65,7 +67,7 @@ def test_a_storm(start, observer):
     errors = {line for line in site.log.read_text().splitlines() if re.match(r"\S*(Error|Exception|Timeout)\b", line)}
     assert not {line for line in errors if not re.search(expected, line)}
     assert not Account.objects.filter(name="never committed").exists()
-    # The housekeeper, a greenlet here, closes what is idle.
+    # The maintenance, a greenlet here, closes what is idle.
     eventually(lambda: observer.connections_of(site.user), lambda ids: not ids)
 
 

@@ -10,9 +10,11 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.mysql import base
 
 from django_mysqlpool import auto_close_db
-from django_mysqlpool.mysqlpool.wrapper import PooledDatabaseMixin
+from django_mysqlpool.mysqlpool.backend.wrapper import PooledDatabaseMixin
+from tests.helpers import status_of
 from tests.shop.models import Account
-from tests.test_engine import status_of
+
+pytestmark = [pytest.mark.django, pytest.mark.mode]
 
 CHECKOUTS = 3
 
@@ -63,7 +65,7 @@ def test_a_refusal_to_connect(make_alias, monkeypatch, is_out):
     with auto_close_db():
         wrapper.ensure_connection()
         if not is_out:
-            wrapper.give_back()
+            wrapper.check_in()
 
         def refuse(self):
             raise RuntimeError("no database for this one")

@@ -13,13 +13,14 @@ from django.conf import settings
 from django.http import HttpResponse
 from django.test import Client, TestCase, override_settings
 
-from tests.conftest import RELEASE, eventually
+from tests.helpers import RELEASE, backend_pid, eventually, status_of
 from tests.shop.models import Account
-from tests.test_engine import backend_pid, status_of
+
+pytestmark = [pytest.mark.django, pytest.mark.asgiref, pytest.mark.mode, pytest.mark.slow]
 
 WSGI = ["gunicorn", "gunicorn sync", "gunicorn preload", "gunicorn wrapped", "uwsgi", "uwsgi wrapped"]
 ASGI = ["uvicorn", "uvicorn wrapped", "hypercorn wrapped"]
-# The wrapped ones have no middleware: what they give back is the wrapper's doing.
+# The wrapped ones have no middleware: what they return is the wrapper's doing.
 BARE = {"gunicorn wrapped", "uwsgi wrapped", "uvicorn wrapped", "hypercorn wrapped"}
 VIEWS = {
     "/count/": 200,
@@ -69,17 +70,17 @@ class TestUnder:
         assert not Account.objects.filter(name="never committed").exists()
 
     def test_a_storm(self, serve, kind, observer):
-        """2,000 requests of every awkward kind; a third of the clients hang up in the middle."""
+        """A thousand requests of every awkward kind; a third of the clients hang up in the middle."""
         site = start(serve, kind, pool=CAP, at_most=5)
         before = len(site.status()["threads"])
         assert site.get("/count/").status_code == 200
         assert len(observer.connections_of(site.user)) == 1
-        paths = [*VIEWS, "/stream-fails/", "/count/", "/count/"] * 100
+        paths = [*VIEWS, "/stream-fails/", "/count/", "/count/"] * 50
         answers = site.storm(paths, leave=lambda number: number % 3 == 0)
         assert answers[0] == len(paths) // 3 + 1
         assert set(answers) <= {0, -1, 200, 404, 500}
         site.wait_until_none_is_out()
-        # Perhaps none: where the account seemed full for a moment, the housekeeper has made room for neighbours.
+        # Perhaps none: where the account seemed full for a moment, the maintenance thread has made room for neighbours.
         assert len(observer.connections_of(site.user)) <= 5
         # In transaction mode /leave-dirty/ pins its connection: the storm was in the mode that it says.
         (pool,) = site.status()["pools"].values()

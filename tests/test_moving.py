@@ -14,8 +14,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 from sqlalchemy.pool import QueuePool
 
-from django_mysqlpool.mysqlpool.options import pool_options
+from django_mysqlpool.mysqlpool.backend.settings import pool_options
 from tests.moving import Page, Project, plain
+
+pytestmark = [pytest.mark.django, pytest.mark.sqlalchemy, pytest.mark.slow]
 
 #: What the pages set, as a cap, and the threads of the server, which are more.
 CAP, THREADS = 3, 8
@@ -58,7 +60,7 @@ def limited(observer, user: str, to: int) -> Iterator[None]:
 
 
 def see_that_it_has_moved(project: Project, observer, user: str) -> None:
-    """The promise: checked, migrated, pooled, under the cap, given back with each request, and clean."""
+    """The promise: checked, migrated, pooled, under the cap, returned with each request, and clean."""
     assert project.manage("check", "--fail-level=WARNING") == CHECKED
     project.migrate()
     with limited(observer, user, CAP), project.served(THREADS) as client:

@@ -7,15 +7,13 @@ import sqlalchemy.pool
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
-from django_mysqlpool.mysqlpool.options import pool_options
-from django_mysqlpool.mysqlpool.queue import SlotPool
-from tests.test_engine import backend_pid, status_of
+from django_mysqlpool.mysqlpool.backend.settings import pool_options
+from django_mysqlpool.mysqlpool.pool.slot_pool import SlotPool
+from tests.helpers import CustomPool, backend_pid, status_of
+
+pytestmark = [pytest.mark.django, pytest.mark.sqlalchemy]
 
 CLASSES = ["QueuePool", "NullPool", "SingletonThreadPool", "StaticPool", "AssertionPool"]
-
-
-class CustomPool(sqlalchemy.pool.QueuePool):
-    """A pool class of the user's own."""
 
 
 def read(pool=None, **settings):
@@ -81,7 +79,7 @@ class TestOrder:
         assert options.recycle == 60
 
     def test_a_dotted_path_or_a_class(self):
-        assert read({"pool_class": f"{__name__}.CustomPool"}).pool_class.__name__ == "CustomPool"
+        assert read({"pool_class": "tests.helpers.CustomPool"}).pool_class.__name__ == "CustomPool"
         assert read({"pool_class": CustomPool, "pool_size": 2}).pool_class is CustomPool
 
     def test_true_is_the_defaults(self):
@@ -129,8 +127,6 @@ WRONG = [
     ({"reset_on_return": "commit"}, r"['reset_on_return'] is 'commit'"),
     ({"leak_after": 0}, r"['leak_after'] is 0; it must be None or a number of seconds above 0"),
     ({"discard_on_error": len}, r"it must be None or the dotted path of a function"),
-    ({"discard_on_error": "tests.missing.hook"}, r"discard_on_error is 'tests.missing.hook', which can't be imported"),
-    ({"discard_on_error": "django.VERSION"}, r"discard_on_error is 'django.VERSION', which is not a function"),
     ({"max_waiting": 1.5}, r"['max_waiting'] is 1.5"),
     ({"creator": len}, "has the key 'creator'"),
     ({"pool_class": "QueuPool"}, "is 'QueuPool', which sqlalchemy.pool does not have. Did you mean 'QueuePool'?"),

@@ -13,8 +13,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError
 from MySQLdb.cursors import SSCursor
 
+from django_mysqlpool.mysqlpool import compat
 from tests import DRIVER
-from tests.test_engine import backend_pid, status_of
+from tests.helpers import backend_pid, status_of
+
+pytestmark = pytest.mark.driver
 
 with_pymysql = pytest.mark.skipif(DRIVER != "pymysql", reason="about PyMySQL")
 MANY_ROWS = "SELECT a.help_topic_id FROM mysql.help_topic a, mysql.help_topic b"
@@ -44,7 +47,7 @@ def test_it_may_be_chosen_after_the_package_was_imported():
 class TestConnecting:
     def test_a_version_without_a_name_that_is_needed_is_refused(self, make_alias, observer, monkeypatch):
         wrapper = make_alias()
-        monkeypatch.setattr(type(wrapper.driver), "PRIVATE", ("_sock", "_of_old"))
+        monkeypatch.setattr(compat, "_PYMYSQL", ("_sock", "_of_old"))
         with pytest.raises(ImproperlyConfigured, match=r"PyMySQL [\d.]+: its connections have no _of_old\."):
             wrapper.ensure_connection()
         monkeypatch.undo()

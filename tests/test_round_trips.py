@@ -9,10 +9,11 @@ from django.db import connections, transaction
 from django.db.backends.signals import connection_created
 
 from devtools.server import PrivateServer
-from tests.conftest import mysqlclient_only
+from tests.helpers import backend_pid, mysqlclient_only
 from tests.relay import Relay
 from tests.shop.models import Account
-from tests.test_engine import backend_pid
+
+pytestmark = [pytest.mark.django, pytest.mark.driver, pytest.mark.server, pytest.mark.mode]
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
-from typing import Any
 
 import pytest
 from django.db import DatabaseError, connections, transaction
@@ -12,13 +10,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from MySQLdb.cursors import Cursor, SSCursor
 
-from django_mysqlpool.mysqlpool.registry import give_back
-from django_mysqlpool.mysqlpool.statements import Verdict, judge
+from django_mysqlpool.mysqlpool.backend.threads import check_in
+from django_mysqlpool.mysqlpool.statements import SessionEffect, analyser_for
 from tests import DRIVER
-from tests.conftest import SEVERAL_STATEMENTS, mysqlclient_only
+from tests.helpers import (
+    OTHER_DATABASE,
+    SEVERAL_STATEMENTS,
+    Snapshot,
+    backend_pid,
+    eventually,
+    fetch,
+    mysqlclient_only,
+    snapshot,
+    succeeds,
+    wait_until_gone,
+)
 from tests.relay import Relay
 from tests.shop.models import Account
-from tests.test_engine import backend_pid
+
+pytestmark = [pytest.mark.driver, pytest.mark.server, pytest.mark.mode]
 
 # What one borrower may leave behind, and what leaves nothing. ``{other}`` is a database of its own.
 STATEMENTS = [
@@ -68,74 +78,6 @@ STATEMENTS = [
 ]
 USES = ["execute", "executemany", "raw cursor", "atomic", "set_autocommit(False)"]
 
-# What differs between any two connections, or counts what was done; none of it is a borrower's doing to the next.
-COUNTERS = {
-    "error_count",
-    "gtid_next",
-    "gtid_seq_no",
-    "identity",
-    "insert_id",
-    "last_gtid",
-    "last_insert_id",
-    "pseudo_slave_mode",
-    "pseudo_thread_id",
-    "rand_seed1",
-    "rand_seed2",
-    "statement_id",
-    "timestamp",
-    "transaction_allow_batching",
-    "warning_count",
-}
-OTHER_DATABASE = "mysqlpool_tests_other"
-
-
-def fetch(wrapper, sql: str) -> list[tuple[Any, ...]]:
-    with wrapper.cursor() as cursor:
-        cursor.execute(sql)
-        return list(cursor.fetchall())
-
-
-def succeeds(wrapper, sql: str) -> bool:
-    try:
-        fetch(wrapper, sql)
-    except DatabaseError:
-        return False
-    return True
-
-
-def snapshot(wrapper) -> dict[str, Any]:
-    """All that a borrower could notice of its session."""
-    variables = {name: value for name, value in fetch(wrapper, "SHOW SESSION VARIABLES") if name not in COUNTERS}
-    # (MariaDB has a variable for its open transaction, in_transaction; MySQL has a table.)
-    transactions = (
-        ""
-        if wrapper.mysql_is_mariadb
-        else ("SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_mysql_thread_id = CONNECTION_ID()")
-    )
-    return {
-        **variables,
-        "a transaction": transactions and fetch(wrapper, transactions),
-        "user variables": fetch(wrapper, "SELECT @a, @b, @c, @d, @e"),
-        "database": fetch(wrapper, "SELECT DATABASE()"),
-        "autocommit": wrapper.get_autocommit(),
-        "locks": fetch(
-            wrapper, "SELECT IS_USED_LOCK('lock_a') = CONNECTION_ID(), IS_USED_LOCK('lock_b') = CONNECTION_ID()"
-        ),
-        "a temporary table": succeeds(wrapper, "SELECT * FROM tmp_a"),
-        "a hiding temporary table": not succeeds(wrapper, "SELECT balance FROM shop_account LIMIT 1"),
-        "a prepared statement": succeeds(wrapper, "EXECUTE p1"),
-        "an open handler": succeeds(wrapper, "HANDLER h1 READ FIRST"),
-        "a lock on tables": not succeeds(wrapper, "SELECT COUNT(*) FROM auth_user"),
-        "an XA transaction": succeeds(wrapper, "XA END 'x1'"),
-    }
-
-
-class Snapshot(dict):
-    """A snapshot that does not fill the screen where a test fails."""
-
-    def __repr__(self) -> str:
-        return f"<a new session of {len(self)} facts>"
-
 
 def perform(wrapper, use: str, sql: str) -> None:
     """Do something to the session in one of the ways that reach it; the server's refusals are part of the game."""
@@ -158,15 +100,6 @@ def perform(wrapper, use: str, sql: str) -> None:
                 cursor.execute(sql)
     except (DatabaseError, wrapper.Database.Error):
         pass
-
-
-@pytest.fixture(scope="module")
-def other_database(server):
-    connection = server.connect()
-    connection.query(f"CREATE DATABASE IF NOT EXISTS {OTHER_DATABASE}")
-    yield
-    connection.query(f"DROP DATABASE {OTHER_DATABASE}")
-    connection.close()
 
 
 OPTION_SETS = {
@@ -217,7 +150,7 @@ class TestTheNextBorrower:
         wrapper, new = borrowers
         for use, sql in steps:
             perform(wrapper, use, sql)
-        give_back(wrapper.alias)
+        check_in(wrapper.alias)
         assert snapshot(wrapper) == new
         wrapper.close()
 
@@ -225,12 +158,13 @@ class TestTheNextBorrower:
     def test_sees_nothing_of_one_statement(self, borrowers, sql):
         wrapper, new = borrowers
         perform(wrapper, "execute", sql)
-        give_back(wrapper.alias)
+        check_in(wrapper.alias)
         assert snapshot(wrapper) == new
 
 
-def test_what_is_judged_clean_of_it():
-    assert [sql for sql in STATEMENTS if judge(sql).verdict is Verdict.CLEAN] == [
+def test_what_is_analysed_clean_of_it():
+    analyse = analyser_for("10.11.0-MariaDB", "utf8mb4")
+    assert [sql for sql in STATEMENTS if analyse(sql).on_session is SessionEffect.CLEAN] == [
         "SELECT 1",
         "INSERT INTO shop_account (name, balance) VALUES ('of a borrower', 1)",
         "UPDATE shop_account SET balance = balance + 1 WHERE name = 'nobody'",
@@ -265,8 +199,8 @@ class TestReset:
         wrapper.close()
         assert succeeds(wrapper, "SELECT 1")
         wrapper.close()
-        while observer.connections_of(wrapper.settings_dict["USER"]) != {backend_pid(wrapper)}:
-            pass
+        user, pid = wrapper.settings_dict["USER"], backend_pid(wrapper)
+        eventually(lambda: observer.connections_of(user), lambda ids: ids == {pid})
         observer.query("XA ROLLBACK 'kept'")
 
     def test_unread_results_cost_the_connection(self, make_alias):
@@ -353,7 +287,7 @@ class TestReset:
             assert fetch(wrapper, "SELECT @@sql_mode") == [("STRICT_TRANS_TABLES",)]
             wrapper.close()
 
-    def test_a_cursor_class_of_the_users_is_judged_too(self, make_alias):
+    def test_a_cursor_class_of_the_users_is_analysed_too(self, make_alias):
         wrapper = make_alias(options={"cursorclass": OwnCursor})
         with wrapper.cursor() as cursor:
             cursor.execute("SELECT @a := 1")
@@ -398,7 +332,7 @@ class TestTransactionsLeftOpen:
         gc.collect()
         backend_pid(wrapper)
         assert not Account.objects.filter(name="lost").exists()
-        assert re.search("never given back by thread 'MainThread'", caplog.text)
+        eventually(lambda: caplog.text, lambda text: "never returned by thread 'MainThread'" in text)
 
 
 class TestLife:
@@ -408,8 +342,7 @@ class TestLife:
             first = backend_pid(wrapper)
             wrapper.close()
             observer.query(f"KILL {first}")
-            while first in observer.connections_of(wrapper.settings_dict["USER"]):
-                pass
+            wait_until_gone(observer, wrapper)
             assert backend_pid(wrapper) != first
 
     def test_the_first_death_makes_its_contemporaries_suspect(self, make_alias, observer):
@@ -421,29 +354,28 @@ class TestLife:
         for w in (*others, wrapper):
             w.close()
         observer.query(f"KILL {pids[0]}")
-        while pids[0] in observer.connections_of(wrapper.settings_dict["USER"]):
-            pass
+        eventually(lambda: observer.connections_of(wrapper.settings_dict["USER"]), lambda ids: pids[0] not in ids)
         backend_pid(wrapper)
-        assert sum(session.is_suspect for session in wrapper.pool.sessions) == 2
+        assert sum(session.needs_ping for session in wrapper.pool.sessions) == 2
 
     def test_recycle_follows_the_servers_wait_timeout(self, make_alias):
         wrapper = make_alias(options={"init_command": "SET SESSION wait_timeout = 100"})
         backend_pid(wrapper)
-        assert wrapper.pool.lifetime == 90
-        assert make_alias(pool={"recycle": 60}).pool.lifetime == 60
-        assert make_alias(pool={"recycle": -1}).pool.lifetime == math.inf
+        assert wrapper.pool.server.lifetime == 90
+        assert make_alias(pool={"recycle": 60}).pool.server.lifetime == 60
+        assert make_alias(pool={"recycle": -1}).pool.server.lifetime == math.inf
 
     def test_it_is_at_most_half_an_hour(self, make_alias):
         wrapper = make_alias(options={"init_command": "SET SESSION wait_timeout = 28800"})
         backend_pid(wrapper)
-        assert wrapper.pool.lifetime == 1800
+        assert wrapper.pool.server.lifetime == 1800
 
     def test_lives_end_at_different_times(self, make_alias):
         wrapper = make_alias(pool={"recycle": 1000})
         wrappers = [wrapper, *(wrapper.copy() for _ in range(7))]
         for w in wrappers:
             w.ensure_connection()
-        ends = {session.jitter for session in wrapper.pool.sessions}
+        ends = {session.age.jitter for session in wrapper.pool.sessions}
         for w in wrappers:
             w.close()
         assert len(ends) == 8

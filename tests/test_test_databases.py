@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from tests.test_engine import status_of
+import pytest
+
+from tests.helpers import status_of
+
+pytestmark = [pytest.mark.django, pytest.mark.server, pytest.mark.mode]
 
 
 def test_create_clone_and_destroy(make_alias, observer):

@@ -15,13 +15,14 @@ from django.test.utils import CaptureQueriesContext
 from MySQLdb.cursors import SSCursor
 
 from django_mysqlpool import PoolTimeout, PreviousStatementLost, auto_close_db, hold_connection
-from django_mysqlpool.mysqlpool.cursor import watched
-from django_mysqlpool.mysqlpool.queue import _Waiter
-from django_mysqlpool.mysqlpool.scope import Scope
-from tests.conftest import SEVERAL_STATEMENTS, eventually
+from django_mysqlpool.mysqlpool.backend.cursor import watched
+from django_mysqlpool.mysqlpool.backend.scope import Scope
+from django_mysqlpool.mysqlpool.pool.waiters import SlotRequest, Waiter
+from tests.helpers import SEVERAL_STATEMENTS, backend_pid, eventually, status_of
 from tests.relay import Relay
 from tests.shop.models import Account
-from tests.test_engine import backend_pid, status_of
+
+pytestmark = [pytest.mark.django, pytest.mark.asgiref, pytest.mark.server, pytest.mark.mode]
 
 INSERT = "INSERT INTO shop_account (name, balance) VALUES (%s, 0)"
 
@@ -281,7 +282,7 @@ class TestTransactions:
         with hold_connection(wrapper.alias):
             backend_pid(wrapper)
             somebody_else(wrapper)
-        wrapper.give_back()
+        wrapper.check_in()
         assert status_of(wrapper)["idle"] == 2
         with pytest.raises(LookupError), transaction.atomic(using=wrapper.alias):
             backend_pid(wrapper)
@@ -745,8 +746,8 @@ class TestTheLine:
 
     @pytest.fixture
     def slots(self, wrapper):
-        wrapper.give_back()
-        return wrapper.pool.slots
+        wrapper.check_in()
+        return wrapper.pool.source
 
     @pytest.fixture
     def wait(self, wrapper, slots):
@@ -769,44 +770,44 @@ class TestTheLine:
             yield begin
 
     def test_who_has_just_come_may_overtake(self, slots, wait):
-        slots.overtaking = 3600
-        mine = slots.lend_idle()
+        slots.queue.fairness_window = 3600
+        mine = slots.acquire_idle()
         future = wait()
         with slots.lock:
-            slots.take_back(mine)
-            assert slots.lend_idle() is mine, "the other thread has been woken, and could not take it yet"
-        slots.take_back(mine)
+            slots.release(mine)
+            assert slots.acquire_idle() is mine, "the other thread has been woken, and could not take it yet"
+        slots.release(mine)
         assert future.result(timeout=60)
 
     def test_an_empty_slot_is_worth_waking_for(self, slots, wait):
-        slots.overtaking = 3600
-        mine = slots.lend_idle()
+        slots.queue.fairness_window = 3600
+        mine = slots.acquire_idle()
         future = wait()
         with slots.lock:
-            slots.take_back(mine, is_fit=False)
-            assert slots._waiters[0].is_woken
+            slots.release(mine, keep=False)
+            assert slots.queue._waiters[0].is_woken
         assert future.result(timeout=60)
 
     @pytest.mark.parametrize("overtaking", [0, 60])
     def test_who_has_waited_for_too_long_may_not_be_overtaken(self, slots, wait, overtaking):
-        slots.overtaking = overtaking
-        mine = slots.lend_idle()
+        slots.queue.fairness_window = overtaking
+        mine = slots.acquire_idle()
         future = wait()
         with slots.lock:
-            slots._waiters[0].since -= 60
-            slots.take_back(mine)
-            assert slots.lend_idle() is None
+            slots.queue._waiters[0].enqueued_at -= 60
+            slots.release(mine)
+            assert slots.acquire_idle() is None
         assert future.result(timeout=60)
 
     def test_who_gives_up_wakes_the_next(self, slots, wait):
-        slots.overtaking = 3600
-        mine = slots.lend_idle()
+        slots.queue.fairness_window = 3600
+        mine = slots.acquire_idle()
         first, second = wait(), wait()
         with slots.lock:
-            slots.take_back(mine)
-            waiter, other = slots._waiters
+            slots.release(mine)
+            waiter, other = slots.queue._waiters
             assert (waiter.is_woken, other.is_woken) == (True, False)
-            slots._leave(waiter)
+            slots.queue._dequeue(waiter)
             assert other.is_woken
             waiter.error = LookupError("given up")
         assert second.result(timeout=60)
@@ -815,17 +816,17 @@ class TestTheLine:
 
     def test_what_comes_back_while_a_thread_joins_the_line_is_seen(self, slots, monkeypatch):
         """It comes back without the lock, to a line where nobody stands yet: the thread must not go to sleep beside it."""
-        mine = slots.lend_idle()
-        join = slots._join
+        mine = slots.acquire_idle()
+        join = slots.queue._enqueue
 
         def join_late(is_first):
-            slots.take_back(mine)
+            slots.release(mine)
             return join(is_first)
 
-        monkeypatch.setattr(slots, "_join", join_late)
-        monkeypatch.setattr(_Waiter, "sleep", lambda *_: pytest.fail("it sleeps"))
-        assert slots.lend() is mine
-        slots.take_back(mine)
+        monkeypatch.setattr(slots.queue, "_enqueue", join_late)
+        monkeypatch.setattr(Waiter, "sleep", lambda *_: pytest.fail("it sleeps"))
+        assert slots.acquire(SlotRequest()) is mine
+        slots.release(mine)
 
     def test_threads_of_many_statements_over_two_connections(self, make_alias):
         alias = make_alias(pool={"release": "transaction", "pool_size": 2, "max_overflow": 0}, at_most=2).alias

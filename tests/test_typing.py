@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+# (To read Django's types from nothing takes a busy machine minutes.)
+pytestmark = [pytest.mark.python, pytest.mark.timeout(600)]
+
 
 def test_the_cases(pytestconfig, tmp_path):
     """Strict, and with warnings about each ``type: ignore`` that nothing needs."""

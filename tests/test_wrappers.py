@@ -18,10 +18,12 @@ from django.db import close_old_connections, connection, connections, reset_quer
 from django_mysqlpool import pool_status
 from django_mysqlpool.middleware import ConnectionReleaseASGI, ConnectionReleaseWSGI
 from django_mysqlpool.middleware.threads import Loan, WarmThreads
-from django_mysqlpool.mysqlpool.scope import Scope
-from tests.conftest import eventually
+from django_mysqlpool.mysqlpool.backend.scope import Scope
+from tests.helpers import eventually
 from tests.hops import CountingLoop, request
 from tests.shop.models import Account
+
+pytestmark = [pytest.mark.django, pytest.mark.asgiref, pytest.mark.mode]
 
 
 def out() -> int:

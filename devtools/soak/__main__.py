@@ -30,7 +30,7 @@ ENGINE = "django_mysqlpool.backends.mysqlpool"
 #: A worker for each pair: what it has for ``release``, and whether it reaches the server by the network that stalls.
 RELEASES, BY_RELAY = ("request", "transaction"), (False, True)
 # A transfer that is acknowledged must survive the server's SIGKILL.
-SERVER_OPTIONS = ("--innodb-flush-log-at-trx-commit=1",)
+SERVER_OPTIONS = ("--innodb-flush-log-at-trx-commit=1", f"--max-allowed-packet={ledger.LARGEST_PACKET}")
 #: Violations that are printed; all are in the records.
 TOLD = 20
 
@@ -38,7 +38,7 @@ console = Console()
 
 
 def options(chance: Random, release: str, has_tls: bool) -> dict[str, Any]:
-    """OPTIONS for a worker: fewer connections than it has threads, and much to do for its housekeeper."""
+    """OPTIONS for a worker: fewer connections than it has threads, and much to do for its maintenance."""
     pool = {
         "release": release,
         "pool_size": chance.randint(1, 3),
@@ -60,6 +60,9 @@ def prepared(stack: ExitStack, folder: Path, chance: Random, progress: Progress)
     server = stack.enter_context(server_from_environment(options=SERVER_OPTIONS))
     if isinstance(server, ExistingServer):
         stack.callback(ledger.drop, server)
+        before = ledger.query(server, "SELECT @@GLOBAL.max_allowed_packet")[0][0]
+        stack.callback(ledger.query, server, f"SET GLOBAL max_allowed_packet = {before}")
+        ledger.query(server, f"SET GLOBAL max_allowed_packet = {ledger.LARGEST_PACKET}")
     password = secrets.token_urlsafe(12)
     ledger.create(server, password)
     relay = Relay(server.host, server.port)
@@ -95,7 +98,8 @@ def show(soak: Soak, violations: list[str]) -> None:
     """What was survived, what the workers saw of it, and what must not be."""
     faults = Table("Fault", box=SIMPLE_HEAD)
     faults.add_column("Survived", justify="right")
-    for name, times in soak.survived.most_common():
+    survived = sum((worker.records.done for worker in soak.workers), soak.survived)
+    for name, times in survived.most_common():
         faults.add_row(name, f"{times:,}")
     console.print(faults, transfers_of(soak.workers))
     console.print(f"After a fault, all processes made transfers again within {soak.longest_recovery:.1f} s.")

@@ -14,6 +14,8 @@ ACCOUNTS = 50
 BALANCE = 1_000_000
 DATABASE = "mysqlpool_soak"
 USER = "mysqlpool_soak"
+#: ``max_allowed_packet`` of the server, in bytes: less than the driver takes.
+LARGEST_PACKET = 2**20
 
 # No unique key in the journal: a transfer that is applied twice must show, not fail.
 _TABLES = (

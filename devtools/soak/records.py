@@ -10,10 +10,11 @@ from typing import Any
 
 #: In the environment of a worker: its entry of DATABASES.
 VARIABLE = "MYSQLPOOL_SOAK_DATABASE"
-#: A transfer whose commit returned, one whose commit failed, and one that never came to its commit.
+#: A transfer whose commit returned, one whose commit failed or of which no more is known than that it was begun, and one
+#: that never came to its commit.
 ACKNOWLEDGED, UNKNOWN, FAILED = "acknowledged", "unknown", "failed"
-#: How many bytes the worker has, and what it has seen that must not be.
-MEMORY, VIOLATION = "memory", "violation"
+#: How many bytes the worker has, what it has done that is a fault of its own, and what it has seen that must not be.
+MEMORY, DONE, VIOLATION = "memory", "done", "violation"
 
 
 class Recorder:
@@ -35,6 +36,7 @@ class Records:
         self._offset = 0
         self.transfers: dict[str, set[str]] = {ACKNOWLEDGED: set(), UNKNOWN: set(), FAILED: set()}
         self.errors: Counter[str] = Counter()
+        self.done: Counter[str] = Counter()
         self.memory: list[int] = []
         self.violations: list[str] = []
 
@@ -55,10 +57,14 @@ class Records:
 
     def _take(self, kind: str, what: Any, error: str) -> None:
         if kind in self.transfers:
+            if kind != UNKNOWN:
+                self.transfers[UNKNOWN].discard(what)  # told before its beginning
             self.transfers[kind].add(what)
             if error:
                 self.errors[error] += 1
         elif kind == MEMORY:
             self.memory.append(what)
+        elif kind == DONE:
+            self.done[what] += 1
         else:
             self.violations.append(what)

@@ -6,6 +6,7 @@ input, whose end is the last one.
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import gc
 import json
@@ -17,14 +18,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from random import Random
 
 import django
 import psutil
 from django.conf import settings
+from django.db import connection, transaction
 
+from devtools.soak.interrupts import Interrupter
 from devtools.soak.records import MEMORY, VARIABLE, VIOLATION, Recorder
 
 settings.configure(DATABASES={"default": json.loads(os.environ[VARIABLE])}, USE_TZ=True)
@@ -35,6 +40,8 @@ from django_mysqlpool import PooledThreadPoolExecutor, auto_close_db, close_pool
 
 #: Seconds until what has been stopped must have ended.
 PATIENCE = 60
+#: The C library's ``malloc_trim()``; not every one has it.
+TRIM: Callable[[int], object] = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)
 
 
 class Worker:
@@ -42,6 +49,7 @@ class Worker:
 
     def __init__(self, recorder: Recorder) -> None:
         self.bank = bank.Bank(recorder, Random())
+        self.interrupter = Interrupter(recorder, self.bank.chance)
         self.record = recorder.record
         self.process = psutil.Process()
         self.descriptors = self.process.num_fds()
@@ -51,7 +59,12 @@ class Worker:
         transfer = self.bank.transfer
         ways: list[Callable[[], object]] = [auto_close_db(transfer), lambda: self.executor.submit(transfer).result()]
         ways += [partial(way, transfer) for way in (bank.closing, bank.holding, bank.requesting)]
+        #: What the main thread does: what ends its work, in whatever state an interrupt has left it.
+        self.main_ways = (ways[0], ways[-1])
+        ways.append(partial(bank.sharing, self.bank))
         self.threads = [threading.Thread(target=self._work, args=(way,)) for way in ways * 2]
+        #: ``None`` is the last one.
+        self.orders: SimpleQueue[str | None] = SimpleQueue()
 
     def _work(self, way: Callable[[], object]) -> None:
         while not self.stopping.wait(self.bank.chance.uniform(0, bank.LONGEST_PAUSE)):
@@ -61,16 +74,33 @@ class Worker:
         """Work, and follow the orders, until there are no more."""
         for thread in self.threads:
             thread.start()
+        threading.Thread(target=self._listen, name="orders").start()
         orders = {"sample": self.sample, "fork": self.fork, "die": self.die}
-        for line in sys.stdin:
-            orders[line.strip()]()
+        while True:
+            try:
+                order = self.orders.get(timeout=self.bank.chance.uniform(0, bank.LONGEST_PAUSE))
+            except Empty:
+                self.interrupter.call(self.bank.chance.choice(self.main_ways))
+                continue
+            if order is None:
+                break
+            orders[order]()
         self.stop()
+
+    def _listen(self) -> None:
+        rest = b""
+        while data := os.read(sys.stdin.fileno(), 4096):  # (no buffer, whose lock a child would inherit)
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                self.orders.put(line.decode())
+        self.orders.put(None)
 
     def sample(self) -> None:
         """Tell how this process is."""
         status = next(iter(pool_status().values()), None)
         if status and status["open"] > status["cap"]:
             self.record(VIOLATION, f"the cap is passed: {status}")
+        TRIM(0)  # what has been freed, and is kept for later, does not count
         self.record(MEMORY, self.process.memory_info().rss)
 
     def die(self) -> None:
@@ -110,9 +140,32 @@ class Worker:
         self.dead.clear()
         gc.collect()
         self._eventually(lambda: sum(status["out"] for status in pool_status().values()), 0, "connections out")
+        self._use_all_slots()
         close_pool()
         self._eventually(self.process.num_threads, 1, "threads")
         self._eventually(lambda: self.process.num_fds() - self.descriptors, 0, "descriptors more than at first")
+
+    def _use_all_slots(self) -> None:
+        """Have as many connections out at once as the cap allows."""
+        cap = next(iter(pool_status().values()))["cap"]
+        everybody = threading.Barrier(cap, timeout=PATIENCE)
+        seen: set[tuple[int, object]] = set()
+
+        @auto_close_db
+        def use() -> None:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT CONNECTION_ID(), @soak")
+                seen.add(cursor.fetchone())
+                with transaction.atomic(), suppress(threading.BrokenBarrierError):
+                    everybody.wait()
+
+        threads = [threading.Thread(target=use) for _ in range(cap)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if len({number for number, _ in seen}) != cap or any(left for _, left in seen):
+            self.record(VIOLATION, f"at the end {cap} threads were to have a clean connection each: {seen}")
 
     def _eventually(self, look: Callable[[], object], wanted: object, what: str) -> None:
         deadline = time.monotonic() + PATIENCE

@@ -1,1 +1,1 @@
-"""The paths that ``ENGINE`` names, as Django wants them: a package with a ``base`` module each."""
+"""The engines: packages that ``ENGINE`` names, each with a ``base`` module, which Django imports."""

@@ -1,4 +1,4 @@
-"""What ends a request: the entry for Django's ``MIDDLEWARE``, and wrappers for WSGI and ASGI applications."""
+"""The middleware for Django, and the wrappers for WSGI and ASGI applications, that return connections after a request."""
 
 from .asgi import ConnectionReleaseASGI
 from .django import ConnectionReleaseMiddleware

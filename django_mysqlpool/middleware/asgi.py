@@ -1,4 +1,4 @@
-"""``ConnectionReleaseASGI``: wraps an ASGI application, Django's or any other that uses the ORM."""
+"""``ConnectionReleaseASGI``, a wrapper for an ASGI application, Django's or any other that uses the ORM."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from asgiref.sync import SyncToAsync, ThreadSensitiveContext
+from asgiref.sync import ThreadSensitiveContext
 
-from django_mysqlpool.mysqlpool.registry import close_pool
-from django_mysqlpool.mysqlpool.scope import Scope
+from django_mysqlpool.mysqlpool import compat
+from django_mysqlpool.mysqlpool.backend.pools import close_pool
+from django_mysqlpool.mysqlpool.backend.scope import Scope
 
 from .threads import Loan, WarmThreads
 
@@ -24,20 +25,26 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-#: As many as Starlette gives its synchronous endpoints (anyio's default limiter).
+#: Default number of warm threads: as many as Starlette has for its synchronous endpoints (anyio's default limiter).
 DEFAULT_THREADS = 40
 
 
 class ConnectionReleaseASGI:
-    """Lends each request a warm thread for its synchronous code, and gives its connections back at its end.
+    """Runs each request's synchronous code in a warm thread, and returns the request's connections at its end.
 
-    ``application = ConnectionReleaseASGI(get_asgi_application(), threads=40)``. A thread keeps Django's connection objects
-    from request to request, where asgiref would start and end a thread for each. It is lent with the first synchronous call
-    of a request, and goes to the next request when the response begins and nothing runs in it: streams and slow clients
-    keep none. More requests than ``threads`` wait their turn.
+    ``application = ConnectionReleaseASGI(get_asgi_application(), threads=40)``. A warm thread keeps Django's connection
+    objects for the next request, while asgiref alone would start and end a thread for each request. A request gets its
+    thread with its first synchronous call, and returns it when its response begins, if nothing runs in the thread and no
+    connection is left in it. So streams and slow clients keep no thread. Requests beyond ``threads`` wait, first come first
+    served.
 
-    ``lifespan`` is answered here where the application knows none, as Django's; at shutdown the threads end and the pools
-    are closed. ``websocket`` and anything else is passed through.
+    ``lifespan`` is passed to the application, and answered here if the application does not know it, as Django doesn't. At
+    shutdown the threads end and the pools are closed. ``websocket`` and other types are passed through.
+
+    :param application: the ASGI application (version 3) to wrap
+    :param threads: the greatest number of warm threads, 1 or more; default 40, as many as
+        `Starlette <https://www.starlette.io/threadpool/>`_ has. A thread is started when it is first needed.
+    :raises ValueError: if ``threads`` is not a whole number of 1 or more
     """
 
     def __init__(self, application: Application, threads: int = DEFAULT_THREADS) -> None:
@@ -63,7 +70,7 @@ class ConnectionReleaseASGI:
         loan = Loan(self.threads, must_stay=holds_connection)
 
         async def send_and_share(message: Message) -> None:
-            # Sending may take as long as the client likes: what is idle goes back first, and the thread with it.
+            # Sending takes as long as the client likes, so idle connections return first, and the thread with them.
             if work.leases and work.release_idle(may_ask_server=False):
                 loan.submit(work.release_idle)
             loan.share()
@@ -111,13 +118,13 @@ class ConnectionReleaseASGI:
 
 @asynccontextmanager
 async def _lent(loan: Loan) -> AsyncIterator[None]:
-    """Let thread-sensitive code run in the loan's thread."""
+    """Make asgiref run thread-sensitive code in the loan's thread."""
     if sys.version_info >= (3, 11):
         async with ThreadSensitiveContext(executor=loan):
             yield
     else:
-        # asgiref 3.13, the first to take an executor, is for Python 3.11.
+        # asgiref accepts an executor since 3.13, which needs Python 3.11.
         context = ThreadSensitiveContext()
         async with context:
-            SyncToAsync.context_to_thread_executor[context] = loan
+            compat.asgiref_executors[context] = loan
             yield

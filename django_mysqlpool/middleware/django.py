@@ -1,24 +1,29 @@
-"""``ConnectionReleaseMiddleware``: the entry for Django's ``MIDDLEWARE``, to stand first in it."""
+"""``ConnectionReleaseMiddleware``, the first entry of Django's ``MIDDLEWARE``."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
+from weakref import ref
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.http import FileResponse, HttpRequest
 from django.http.response import HttpResponseBase, StreamingHttpResponse
 
-from django_mysqlpool.mysqlpool.scope import Scope
+from django_mysqlpool.mysqlpool.backend.scope import Scope
 from django_mysqlpool.threading_utils.work import end_from_event_loop
 
 
 class ConnectionReleaseMiddleware:
-    """Gives the request's pooled connections back when its response is ready, before a byte of it is sent.
+    """Returns the request's pooled connections when its response is ready, before a byte of it is sent.
 
-    Those that a stream takes go back between its chunks, and at its end, however it ends. Connections that were out before
-    the request began, such as a test's, are not the request's and stay.
+    Connections that a stream checks out return between its chunks, and at its end, however it ends. A connection that was
+    out before the request began, such as a test's, does not belong to the request and stays out. Put the middleware first
+    into ``MIDDLEWARE``; the system checks W002 and W003 look at that.
+
+    :param get_response: the next middleware or the view; Django passes it. Both synchronous and asynchronous ones are
+        supported.
     """
 
     sync_capable = True
@@ -35,9 +40,14 @@ class ConnectionReleaseMiddleware:
             return self._respond_async(request)
         with Scope(partial(request_line, request)) as scope:
             try:
-                response: HttpResponseBase = self.get_response(request)
-            finally:
-                scope.end()
+                try:
+                    response: HttpResponseBase = self.get_response(request)
+                finally:
+                    scope.end()
+            except BaseException:
+                if not scope.has_ended:  # the first end() was interrupted
+                    scope.end()
+                raise
         return _with_stream_released(response, request) if response.streaming else response
 
     async def _respond_async(self, request: HttpRequest) -> HttpResponseBase:
@@ -50,12 +60,12 @@ class ConnectionReleaseMiddleware:
 
 
 def request_line(request: HttpRequest) -> str:
-    """What a person is told of a request that holds a connection; its query string may hold what is not for a log."""
+    """Name a request in messages. The query string is left out, because it may contain secrets."""
     return f"{request.method} {request.path}"
 
 
 def _with_stream_released(response: HttpResponseBase, request: HttpRequest) -> HttpResponseBase:
-    # (A FileResponse reads from its file, and its server may send that in ways of its own.)
+    # A FileResponse is left alone: it reads from its file, and the server may have its own way to send that.
     if isinstance(response, StreamingHttpResponse) and not isinstance(response, FileResponse):
         content = response.streaming_content
         if response.is_async:
@@ -66,11 +76,12 @@ def _with_stream_released(response: HttpResponseBase, request: HttpRequest) -> H
 
 
 class _Stream:
-    """A stream whose chunks are made in a scope of their own."""
+    """A stream whose chunks are made in a scope of its own."""
 
     def __init__(self, content: Iterator[Any], request: HttpRequest) -> None:
         self._content = content
         self._scope = Scope(partial(request_line, request))
+        self._scope.owner = ref(self)
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -79,14 +90,14 @@ class _Stream:
         try:
             with self._scope:
                 chunk = next(self._content)
-        except BaseException:  # StopIteration, too: the stream has ended
+        except BaseException:  # StopIteration too: the stream has ended
             self._scope.end()
             raise
         self._scope.release_idle()
         return chunk
 
     def close(self) -> None:
-        """Django calls it when the response is closed, whether or not the stream was read to its end."""
+        """Close the content and end the scope. Django calls it for each response, also if the client has left early."""
         try:
             close = getattr(self._content, "close", None)
             if close is not None:
@@ -97,11 +108,12 @@ class _Stream:
 
 
 class _AsyncStream:
-    """The same for an asynchronous stream."""
+    """An asynchronous stream whose chunks are made in a scope of its own."""
 
     def __init__(self, content: AsyncIterator[Any], request: HttpRequest) -> None:
         self._content = content
         self._scope = Scope(partial(request_line, request))
+        self._scope.owner = ref(self)
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
@@ -118,5 +130,5 @@ class _AsyncStream:
         return chunk
 
     def close(self) -> None:
-        """Django calls it, in the thread of the request's synchronous code, when the response is closed."""
+        """End the scope. Django calls it in the thread of the request's synchronous code when it closes the response."""
         self._scope.end()

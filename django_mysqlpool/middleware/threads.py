@@ -1,4 +1,4 @@
-"""Warm threads for requests under ASGI, lent one at a time, first come first served."""
+"""Warm threads for requests under ASGI: each request has at most one, first come first served."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from itertools import filterfalse
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class _OutOfThreads(RuntimeError):
+    """No thread could be started for a call."""
+
+
 class WarmThreads:
-    """At most ``number`` threads, each started when first needed and kept for the next request."""
+    """At most ``number`` threads. Each is started when it is first needed, and kept for the next request."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -24,7 +29,7 @@ class WarmThreads:
         self._is_closed = False
 
     def take(self, loan: Loan) -> ThreadPoolExecutor | None:
-        """A thread that is free; ``None`` where ``loan`` has to wait: it is told by ``Loan.begin``."""
+        """Return a free thread; or ``None`` if ``loan`` has to wait, until ``Loan.begin`` is called."""
         with self._lock:
             if self._idle:
                 return self._idle.pop()
@@ -36,7 +41,7 @@ class WarmThreads:
             return thread
 
     def give(self, thread: ThreadPoolExecutor) -> None:
-        """Take an idle thread back, for the loan that has waited longest."""
+        """Pass an idle thread to the loan that has waited longest, or keep it."""
         with self._lock:
             if self._waiting:
                 loan = self._waiting.popleft()
@@ -49,20 +54,21 @@ class WarmThreads:
             self.close()
 
     def close(self) -> None:
-        """End the threads: the idle ones now, the others when they come back and nobody waits for them."""
+        """End the idle threads now, and each other thread when it returns and no loan waits for it."""
         with self._lock:
             self._is_closed = True
             idle, self._idle = self._idle, []
-            self._all = [thread for thread in self._all if thread not in idle]
+            self._all = [*filterfalse(idle.__contains__, self._all)]
         for thread in idle:
             thread.shutdown(wait=False)
 
 
 class Loan(Executor):
-    """One request's executor: it takes a warm thread with the first call and keeps it to ``finish()``.
+    """The executor of one request. It gets a warm thread with its first call and keeps it until ``finish()``.
 
-    After ``share()``, when the response has begun and a slow client or a stream may take long, it keeps a thread only while
-    a call runs in it, or while ``must_stay`` says that the thread holds something of the request's.
+    ``share()`` is called when the response begins, because a slow client or a stream may then take long. Afterwards the
+    loan keeps a thread only while a call runs in it, or while ``must_stay`` says that the thread has a connection of the
+    request.
     """
 
     def __init__(self, threads: WarmThreads, must_stay: Callable[[threading.Thread | None], bool]) -> None:
@@ -74,13 +80,15 @@ class Loan(Executor):
         self._is_waiting = False
         self._is_sharing = False
         self._calls = 0
-        self._queued: deque[Callable[[], None]] = deque()
+        self._queued: deque[tuple[Callable[[], None], Future[Any]]] = deque()
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Run the call in the request's thread, behind the calls before it."""
+        """Schedule the call in the request's thread, after the calls before it."""
         future: Future[R] = Future()
 
         def call() -> None:
+            if future.done() and not future.cancelled():
+                return  # no thread could be started for the call, but the executor has kept it in its queue
             if future.set_running_or_notify_cancel():
                 try:
                     result = fn(*args, **kwargs)
@@ -96,37 +104,47 @@ class Loan(Executor):
                 self._thread = self._threads.take(self)
                 self._is_waiting = self._thread is None
             if self._thread is None:
-                self._queued.append(call)
+                self._queued.append((call, future))
             else:
-                self._thread.submit(call)
+                self._start(self._thread, call, future)
         return future
 
+    def _start(self, thread: ThreadPoolExecutor, call: Callable[[], None], future: Future[Any]) -> None:
+        """Schedule a call in a thread. The caller holds the lock."""
+        try:
+            thread.submit(call)
+        except RuntimeError as error:  # the process is out of threads
+            self._calls -= 1
+            future.set_exception(_OutOfThreads(*error.args))
+
     def begin(self, thread: ThreadPoolExecutor) -> None:
-        """Get the thread that was waited for."""
+        """Receive the thread that this loan has waited for, and run the queued calls."""
         with self._lock:
             self._is_waiting = False
             self._thread = thread
-            while self._queued:
-                thread.submit(self._queued.popleft())
+            for call, future in self._queued:
+                self._start(thread, call, future)
+            self._queued.clear()
+        self._let_go()
 
     def share(self) -> None:
-        """From now on, keep the thread no longer than a call needs it; and let it go now, if it is free."""
+        """Keep the thread from now on only while a call runs in it; return it now if it is free."""
         with self._lock:
             self._is_sharing = True
         self._let_go()
 
     def finish(self, last: Callable[[], object] | None) -> None:
-        """The request has ended: let its thread go, after what runs in it, and after ``last``."""
+        """Return the thread after the calls that run in it, and after ``last``. The request has ended."""
         with self._lock:
             self._is_sharing = True
             self._must_stay = _never
-        if last is not None:
-            self.submit(last)
-        else:
-            self._let_go()
+        ended = None if last is None else self.submit(last)
+        self._let_go()
+        if last is not None and ended is not None and ended.done() and isinstance(ended.exception(), _OutOfThreads):
+            last()  # the connections must return, so they return in this thread
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Do nothing: the thread is not the borrower's to end (asgiref before 3.13 tries)."""
+        """Do nothing: the thread is kept for the next request (asgiref before 3.13 tries to end it)."""
 
     def _call_ended(self) -> None:
         with self._lock:
@@ -135,7 +153,7 @@ class Loan(Executor):
         self._let_go()
 
     def _let_go(self) -> None:
-        """Give the thread back where nothing more is to be done in it."""
+        """Return the thread if nothing more has to run in it."""
         with self._lock:
             if self._thread is None or self._calls or not self._is_sharing or self._must_stay(self._worker):
                 return

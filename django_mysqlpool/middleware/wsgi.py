@@ -1,21 +1,25 @@
-"""``ConnectionReleaseWSGI``: wraps a WSGI application, Django's or any other that uses the ORM."""
+"""``ConnectionReleaseWSGI``, a wrapper for a WSGI application, Django's or any other that uses the ORM."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+from weakref import ref
 
-from django_mysqlpool.mysqlpool.scope import Scope
+from django_mysqlpool.mysqlpool.backend.scope import Scope
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 class ConnectionReleaseWSGI:
-    """Gives the pooled connections that a request took back at the close of its iterable, or sooner.
+    """Returns a request's pooled connections when the server closes the response's iterable, or sooner.
 
-    ``application = ConnectionReleaseWSGI(get_wsgi_application())``. An answer that is complete when the application
-    returns, a list or tuple or the server's file wrapper, is passed on as it is, and the connections go back at once. From
-    any other iterable they go back between its chunks, where nothing is held, and at its end or close (PEP 3333).
+    ``application = ConnectionReleaseWSGI(get_wsgi_application())``. A list, a tuple or the result of the server's file
+    wrapper is complete when the application returns: it is passed on unchanged, and the connections return at once. With
+    any other iterable, idle connections return between its chunks, and all return at ``close()``, which
+    `PEP 3333 <https://peps.python.org/pep-3333/#specification-details>`_ makes the server call after each request.
+
+    :param application: the WSGI application to wrap
     """
 
     def __init__(self, application: Application) -> None:
@@ -27,23 +31,23 @@ class ConnectionReleaseWSGI:
         try:
             with scope:
                 answer = self.application(environ, start_response)
-        except BaseException:
+            if not (isinstance(answer, (list, tuple)) or answer in files):
+                return _Answer(answer, scope)
+            scope.end()
+        except BaseException:  # raised by the application, or by an interrupt of end()
             scope.end()
             raise
-        if isinstance(answer, (list, tuple)) or answer in files:
-            scope.end()
-            return answer
-        return _Answer(answer, scope)
+        return answer
 
 
 class _Files:
-    """What the server's file wrapper made of files, which the server recognises and sends in its own way."""
+    """The results of the server's file wrapper for one request, which the server recognises and sends in its own way."""
 
     def __init__(self, environ: dict[str, Any]) -> None:
         self._wrapper = environ.get("wsgi.file_wrapper")
         self._made: list[object] = []
         if self._wrapper is not None and not isinstance(self._wrapper, type):
-            # uWSGI's is a function; what it returns can be told only by its identity.
+            # uWSGI's file wrapper is a function, so its results can only be recognised by identity.
             environ["wsgi.file_wrapper"] = self._make
 
     def _make(self, *args: Any) -> Any:
@@ -62,6 +66,7 @@ class _Answer:
     def __init__(self, answer: Iterable[bytes], scope: Scope) -> None:
         self._answer = answer
         self._scope = scope
+        scope.owner = ref(self)
         self._chunks: Iterator[bytes] | None = None
         scope.release_idle()
 
@@ -78,7 +83,7 @@ class _Answer:
             self._scope.release_idle()
 
     def close(self) -> None:
-        """The server calls it at the end of each request, also where the client has left."""
+        """Close the iterable and end the scope. The server calls it after each request, also if the client has left."""
         try:
             close = getattr(self._answer, "close", None)
             if close is not None:

@@ -1,4 +1,4 @@
-"""What ends a piece of work: ``auto_close_db`` for a call or a block, ``PooledThreadPoolExecutor`` for threads."""
+"""Utilities that return connections at the end of a unit of work, for threads, tasks and executors."""
 
 from .asgi import PooledExecutorASGI
 from .decorator import auto_close_db

@@ -1,4 +1,4 @@
-"""``PooledExecutorASGI``: a ``PooledThreadPoolExecutor`` as the default executor of an ASGI server's event loop."""
+"""``PooledExecutorASGI``, which makes ``PooledThreadPoolExecutor`` the default executor of an ASGI server's event loop."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None
 
 
 class PooledExecutorASGI:
-    """Gives the event loop that serves ``application`` a ``PooledThreadPoolExecutor`` as its default executor.
+    """Gives the event loop of an application a :class:`~django_mysqlpool.PooledThreadPoolExecutor` as its default executor.
 
-    ``application = PooledExecutorASGI(get_asgi_application())``; other arguments are the executor's. When ``asgi.py`` is
-    imported, a server may have no event loop yet, and ``lifespan`` is not every server's; so it is done with the first call
-    in an event loop.
+    ``application = PooledExecutorASGI(get_asgi_application())``. The executor is set at the first call in an event loop,
+    because a server may have no event loop yet when it imports ``asgi.py``, and not every server calls ``lifespan``.
+
+    :param application: the ASGI application (version 3) to wrap
+    :param arguments: keyword arguments of ``PooledThreadPoolExecutor``, for instance ``max_workers=20``. The executor is
+        made at the first call, so wrong arguments raise their errors there.
     """
 
     def __init__(self, application: Application, **arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""Work that runs in the thread that submits it, for tests whose transaction no other thread can see."""
+"""Runs an executor's work in the thread that submits it, for tests whose transaction no other thread can see."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 
+from django_mysqlpool.mysqlpool import compat
+
 from .work import must_not_wait
 
 logger = logging.getLogger("concurrent.futures")
 
 
 class _Wanted:
-    """How many blocks of ``run_in_calling_thread`` are open in this process."""
+    """Counts the open blocks of ``run_in_calling_thread`` in this process."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -34,28 +36,28 @@ wanted = _Wanted()
 
 
 def is_calling_thread_wanted() -> bool:
-    """Whether executors are to run their work in the thread that submits it."""
+    """Return ``True`` while a block of ``run_in_calling_thread`` is open in this process."""
     return wanted.blocks > 0
 
 
 class CallingThread:
-    """Takes the place of an executor's threads: its futures are done at once."""
+    """Stands in for an executor's threads: runs each callable at once, so that its future is done when it is returned."""
 
     def __init__(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
         self._initializer = initializer
         self._initargs = initargs
 
     def submit(self, executor: ThreadPoolExecutor, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run the work; its future. In an event loop it is the thread of the loop's synchronous code that runs it."""
-        if executor._broken:
-            raise BrokenThreadPool(executor._broken)
-        if executor._shutdown:
+        """Run the work and return its future. In an event loop, the thread of the loop's synchronous code runs it."""
+        if compat.is_broken(executor):
+            raise BrokenThreadPool(compat.is_broken(executor))
+        if compat.is_shut_down(executor):
             raise RuntimeError("cannot schedule new futures after shutdown")
         future: Future[Any] = Future()
         call = partial(work, *args, **kwargs)
         if must_not_wait():
             task = asyncio.ensure_future(sync_to_async(self._run)(executor, future, call))
-            future.add_done_callback(lambda _: task.done())  # somebody must hold the task until then
+            future.add_done_callback(lambda _: task.done())  # keeps a reference to the task until then
         else:
             self._run(executor, future, call)
         return future
@@ -64,8 +66,8 @@ class CallingThread:
         if not future.set_running_or_notify_cancel():
             return
         self._initialize(executor)
-        if executor._broken:
-            future.set_exception(BrokenThreadPool(executor._broken))
+        if compat.is_broken(executor):
+            future.set_exception(BrokenThreadPool(compat.is_broken(executor)))
             return
         try:
             result = call()
@@ -81,4 +83,4 @@ class CallingThread:
                 initializer(*self._initargs)
             except BaseException:
                 logger.critical("Exception in initializer:", exc_info=True)
-                executor._initializer_failed()
+                compat.note_initializer_failed(executor)

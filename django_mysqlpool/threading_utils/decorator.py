@@ -1,4 +1,4 @@
-"""``auto_close_db``: a call, or a block, gives its connections back when it ends."""
+"""``auto_close_db``, which returns the connections of a call or a block when it ends."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from functools import partial, wraps
 from inspect import isasyncgenfunction, isgeneratorfunction
 from typing import Any, TypeVar, overload
+from weakref import ref
 
 from asgiref.sync import iscoroutinefunction
 
-from django_mysqlpool.mysqlpool.registry import in_atomic_block
+from django_mysqlpool.mysqlpool.backend.threads import in_atomic_block
 
 from .work import Work, current_runner, name_of, run_as_work
 
@@ -22,63 +23,86 @@ def auto_close_db(function: F, /) -> F: ...
 @overload
 def auto_close_db(*, using: Using = None) -> AutoCloseDb: ...
 def auto_close_db(function: Any = None, /, *, using: Using = None) -> Any:
-    """Give the pooled connections of a call, or of a block, back when it ends.
+    """Return the pooled connections of a call or a block to their pools when it ends.
 
-    ``@auto_close_db``, ``@auto_close_db()`` and ``@auto_close_db(using="alias")``, or a list of aliases, decorate whatever
-    can be called: functions and methods, static and class methods, callable objects, partials, coroutine functions,
-    generators and asynchronous generators. ``with auto_close_db():`` and ``async with auto_close_db():`` do the same for a
-    block.
+    As a decorator, ``@auto_close_db``, ``@auto_close_db()`` or ``@auto_close_db(using="alias")``, it accepts everything
+    that can be called: functions and methods, static and class methods, callable objects, partials, coroutine functions,
+    generators and asynchronous generators. ``with auto_close_db():`` and ``async with auto_close_db():`` do the same for
+    a block.
 
-    They go back however it ends; what it left open in a transaction is rolled back. Inside an ``atomic()`` block of the
-    caller's, that block's connection stays. Inside another ``auto_close_db`` it is the outer one's end that counts.
+    Connections return however the call ends, and a transaction that it left open is rolled back. If the caller is inside
+    an ``atomic()`` block, that block's connection stays out. Nested in another ``auto_close_db``, connections return at
+    the end of the outer one.
 
-    Raises ``TypeError`` where ``using`` is no alias or list of aliases, and, when called, ``ConnectionDoesNotExist`` for an
-    alias that ``DATABASES`` does not have.
+    :param function: what to decorate; ``None`` (default) in the forms with parentheses
+    :param using: the database aliases whose connections return, one or a list; default ``None``: all
+    :returns: the decorated function, with its name, docstring and signature; without ``function`` an object that is both a
+        decorator and a context manager, for any number of uses in any thread
+    :raises TypeError: at once, if ``using`` is neither an alias nor a list of aliases
+    :raises django.db.utils.ConnectionDoesNotExist: when the call or block begins, if ``DATABASES`` does not have an alias
     """
     release = AutoCloseDb(using)
     return release if function is None else release(function)
 
 
 class AutoCloseDb:
-    """What ``auto_close_db()`` returns: a decorator and a context manager, for any number of uses in any thread."""
+    """The result of ``auto_close_db()``: a decorator and a context manager, for any number of uses in any thread."""
 
     def __init__(self, using: Using = None) -> None:
         self.using = aliases(using)
-        #: The blocks that are open, by who runs them.
-        self._blocks: dict[object, list[tuple[Work, frozenset[str]]]] = {}
+        #: The open blocks of each task or thread.
+        self._blocks: dict[object, list[_Block]] = {}
 
     def __call__(self, function: F, /) -> F:
         """Decorate ``function``."""
         return _decorated(function, self.using)  # type: ignore[no-any-return]
 
     def __enter__(self) -> None:
-        of_the_caller = in_atomic_block()
-        work = Work(self.using).__enter__()
-        self._blocks.setdefault(work.runner, []).append((work, of_the_caller))
+        block = _Block(Work(self.using), in_atomic_block())
+        self._blocks.setdefault(block.work.runner, []).append(block)
+        block.work.__enter__()
 
     def __exit__(self, *exception: object) -> None:
-        work, of_the_caller = self._leave()
-        work.finish(keep=of_the_caller)
+        block = self._leave()
+        try:
+            block.work.finish(keep=block.of_the_caller)
+        except BaseException:
+            if not block.work.has_ended:
+                block.work.finish(keep=block.of_the_caller)
+            raise
 
     async def __aenter__(self) -> None:
         self.__enter__()
 
     async def __aexit__(self, *exception: object) -> None:
-        work, _ = self._leave()
-        await work.finish_async()
+        await self._leave().work.finish_async()
 
-    def _leave(self) -> tuple[Work, frozenset[str]]:
+    def _leave(self) -> _Block:
         runner = current_runner()
         blocks = self._blocks[runner]
-        work, of_the_caller = blocks.pop()
+        block = blocks.pop()
         if not blocks:
             del self._blocks[runner]
-        work.__exit__()
-        return work, of_the_caller
+        block.work.__exit__()
+        return block
+
+
+class _Block:
+    """An open ``with auto_close_db()``: its unit of work, and the aliases that were inside ``atomic()`` before it.
+
+    If this object is collected and its work has not ended, an interrupt has kept ``__exit__()`` from ending it.
+    """
+
+    __slots__ = ("__weakref__", "of_the_caller", "work")
+
+    def __init__(self, work: Work, of_the_caller: frozenset[str]) -> None:
+        self.work = work
+        self.of_the_caller = of_the_caller
+        work.owner = ref(self)
 
 
 def aliases(using: Using) -> frozenset[str] | None:
-    """The aliases that ``using`` names; ``None``: all."""
+    """Return the aliases that ``using`` names; ``None`` means all."""
     if using is None:
         return None
     if isinstance(using, str):
@@ -90,15 +114,15 @@ def aliases(using: Using) -> frozenset[str] | None:
 
 
 def called_by(function: Any) -> Any:
-    """The function behind partials, or behind the ``__call__`` of an object; it knows of what kind a call is."""
+    """Return the function inside partials, or the ``__call__`` of an object, which ``inspect`` can ask for its kind."""
     while isinstance(function, partial):
         function = function.func
-    method = getattr(type(function), "__call__", None)  # noqa: B004 (which is asked whether it is written in Python)
+    method = getattr(type(function), "__call__", None)  # noqa: B004 (it must be one that is written in Python)
     return method if hasattr(method, "__code__") else function
 
 
 def is_coroutine_function(function: Any) -> bool:
-    """Whether a call returns a coroutine, by its nature or because it is marked as such."""
+    """Return ``True`` if a call returns a coroutine, because of ``async def`` or because it is marked as such."""
     return iscoroutinefunction(function) or iscoroutinefunction(called_by(function))
 
 
@@ -145,8 +169,8 @@ def _coroutine(function: Callable[..., Any], using: frozenset[str] | None) -> Ca
     return wrapper
 
 
-# A generator's context variables are those of whoever takes its next step. So the work is the current one during a step
-# only. While it waits for the next step, the generator keeps what it took, and with it its transaction.
+# A generator has the context variables of the code that takes its next step. So its unit of work is the current one only
+# during a step. Between two steps the generator keeps its connections, and with them its transaction.
 
 
 def _generator(function: Callable[..., Any], using: frozenset[str] | None) -> Callable[..., Any]:
@@ -159,7 +183,7 @@ def _generator(function: Callable[..., Any], using: frozenset[str] | None) -> Ca
         resume = partial(generator.send, None)
         left_open: frozenset[str] = frozenset()
         of_the_caller: frozenset[str] = frozenset()
-        # Dropped, it ends wherever the garbage collector finds it: what that thread is doing is not for it to end.
+        # A dropped generator ends in the thread of the garbage collector, whose own work it must not end.
         is_closed = False
         try:
             while True:

@@ -1,4 +1,4 @@
-"""``PooledThreadPoolExecutor``: threads that give their connections back after each piece of work."""
+"""``PooledThreadPoolExecutor``, whose threads return their connections after each callable."""
 
 from __future__ import annotations
 
@@ -20,13 +20,21 @@ R = TypeVar("R")
 
 
 class PooledThreadPoolExecutor(ThreadPoolExecutor):
-    """A ``concurrent.futures.ThreadPoolExecutor`` that runs each callable, and its initializer, in ``auto_close_db``.
+    """A :class:`concurrent.futures.ThreadPoolExecutor` that runs each callable, and its initializer, in ``auto_close_db``.
 
-    ``max_workers`` left out is the cap of the pool, so that no worker waits for another's connection: the smallest cap of
-    the aliases in ``using`` (one or a list), or else of all in ``DATABASES``. Where no pool has a cap it is Python's own
-    default. More workers than the cap bring a ``RuntimeWarning``.
+    A connection is back in its pool before the result can be seen. More workers than the cap cause a ``RuntimeWarning``.
 
-    Work sees the context variables of whoever submits it, unless ``propagate_context`` is false.
+    :param max_workers: the greatest number of threads, 1 or more. Default: the smallest cap of the pools of ``using``, so
+        that no worker waits for another's connection; if no pool has a cap, Python's own default.
+    :param thread_name_prefix: as in Python's class
+    :param initializer: a callable that each thread runs first, in ``auto_close_db``; default none
+    :param initargs: a tuple of its arguments
+    :param using: the database aliases, one or a list, whose pools count for ``max_workers`` and the warning; default: all
+        in ``DATABASES``. Connections of all aliases are returned in any case.
+    :param propagate_context: run each callable with a copy of the submitter's context variables (default), or not
+    :raises TypeError: if ``using`` is neither an alias nor a list of aliases, or ``initializer`` is a coroutine function
+    :raises ValueError: if ``max_workers`` is not positive (Python's own error)
+    :raises django.db.utils.ConnectionDoesNotExist: if ``DATABASES`` does not have an alias of ``using``
     """
 
     def __init__(
@@ -49,7 +57,13 @@ class PooledThreadPoolExecutor(ThreadPoolExecutor):
         self._calling_thread = CallingThread(initializer, initargs)
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Schedule ``fn``; ``map()`` comes through here too. ``TypeError`` for a coroutine function."""
+        """Schedule a callable; ``map()`` calls this method too.
+
+        :param fn: the callable, followed by its arguments
+        :returns: a future. Its result is set after the connections have returned.
+        :raises TypeError: if ``fn`` is a coroutine function, because a thread would create the coroutine and not run it
+        :raises RuntimeError: after ``shutdown()``, as Python's class
+        """
         work: Callable[..., Any] = partial(_release_after, _must_be_plain(fn))
         if self._propagates_context:
             work = partial(copy_context().run, work)
@@ -72,12 +86,12 @@ def _must_be_plain(fn: Callable[P, R]) -> Callable[P, R]:
 
 
 def _smallest_cap(using: Iterable[str] | None) -> tuple[int | None, str]:
-    """The smallest cap of the pools of these aliases, or of all, and whose it is; ``None`` where there is no cap."""
+    """Return the smallest cap of the pools of these aliases (``None``: all), and its alias. ``None``: no pool has a cap."""
     smallest: int | None = None
     whose = ""
     for alias in connections.settings if using is None else sorted(using):
         wrapper: Any = connections[alias]
-        # (Its class is not imported here: it would bring the driver along, before the settings could choose one.)
+        # The wrapper's class is not imported here, because that would import the driver before the settings can choose one.
         pool = wrapper.pool if getattr(wrapper, "pool_options", None) is not None else None
         if pool is not None and pool.cap is not None and (smallest is None or pool.cap < smallest):
             smallest, whose = pool.cap, alias

@@ -1,4 +1,4 @@
-"""A piece of work: what runs in one ``auto_close_db``, and what goes back to the pools at its end."""
+"""A unit of work: the code that runs in one ``auto_close_db``, and the return of its connections."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from asgiref.sync import sync_to_async
 from django.db import connections
 
-from django_mysqlpool.mysqlpool.registry import in_atomic_block
-from django_mysqlpool.mysqlpool.scope import Scope, is_in_event_loop
+from django_mysqlpool.mysqlpool.backend.scope import Scope, is_in_event_loop, set_current_scope
+from django_mysqlpool.mysqlpool.backend.threads import in_atomic_block
 
 R = TypeVar("R")
 
 if TYPE_CHECKING:
-    from django_mysqlpool.mysqlpool.lease import Lease
+    from django_mysqlpool.mysqlpool.pool.connection import Lease
 
 
 class Work(Scope):
-    """A scope that looks after the aliases in ``using`` (``None``: all), except where the work around it does.
+    """The scope of a unit of work. It returns the connections of the aliases in ``using`` (``None``: all).
 
-    The work around it is that of the same task, or of the same thread. The same context in another thread is no such
-    thing: whoever runs there gives back what that thread holds.
+    It leaves an alias to the surrounding work, if that is also for the alias and runs in the same task or thread. Work in
+    another thread with the same context is not surrounding work: each thread returns its own connections.
     """
 
     __slots__ = ("runner", "using")
@@ -41,18 +41,18 @@ class Work(Scope):
         self.runner = current_runner()
 
     def __enter__(self) -> Work:  # noqa: PYI034 (Self is Python 3.11's)
-        # A generator may take each step in another thread.
+        # Each step of a generator may run in another thread.
         self.runner = current_runner()
         super().__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        # A coroutine that is dropped is closed in a context that it never was in, where there is nothing to reset.
+        # A dropped coroutine is closed in another context than it ran in, and there is nothing to reset there.
         with suppress(ValueError):
             super().__exit__(*exception)
 
     def looks_after(self, alias: str) -> bool:
-        """Whether it is this work's end that gives the connections of ``alias`` back."""
+        """Return ``True`` if the connections of ``alias`` return at the end of this work, not of a surrounding one."""
         if self.parent is None:
             return self._is_for(alias)
         return self._is_for(alias) and not any(
@@ -65,23 +65,31 @@ class Work(Scope):
         return self.using is None or alias in self.using
 
     def add(self, lease: Lease) -> None:
-        """Count a lease in; one that is not looked after here is the surrounding scope's, if there is one."""
-        if self.looks_after(lease.alias):
+        """Add a checkout to this scope, or to the surrounding one if that looks after the alias."""
+        if self.is_left() and self.runner is current_runner():
+            # An interrupt kept this work from ending, and its code is no longer running.
+            set_current_scope(self.parent)
+            if self.parent is not None:
+                self.parent.add(lease)
+        elif self.looks_after(lease.alias):
             super().add(lease)
         elif self.parent is not None:
             self.parent.add(lease)
 
     def finish(self, keep: AbstractSet[str], *, with_thread: bool = True) -> None:
-        """Give back what this work took, and ``with_thread`` whatever its thread holds; not the aliases in ``keep``.
+        """Return the connections of this work to their pools.
 
         Aliases that are not pooled are treated as Django treats them at the end of a request.
+
+        :param keep: aliases whose connections stay out, because the caller has an open ``atomic()`` block
+        :param with_thread: also return the connections that this thread has checked out outside of the work
         """
         if must_not_wait():
             self.end(may_ask_server=False)
             return
         for lease in self.leases.copy():
             if lease.alias in keep and lease.thread is threading.current_thread():
-                # Whoever opened the block has it from here on.
+                # From here on it belongs to the code that opened the block.
                 self.leases.discard(lease)
                 lease.scope = self.parent
         ours = [wrapper for wrapper in connections.all(initialized_only=True) if self.looks_after(wrapper.alias)]
@@ -89,7 +97,7 @@ class Work(Scope):
         if with_thread:
             for wrapper in pooled:
                 if wrapper.alias not in keep:
-                    wrapper.give_back()  # type: ignore[attr-defined]
+                    wrapper.check_in()  # type: ignore[attr-defined]
         self.end()
         if with_thread:
             for wrapper in ours:
@@ -97,7 +105,7 @@ class Work(Scope):
                     wrapper.close_if_unusable_or_obsolete()
 
     async def finish_async(self) -> None:
-        """The same at the end of a coroutine, whose connections are in other threads."""
+        """Return the connections of a coroutine, which are in other threads."""
         if must_not_wait():
             await end_from_event_loop(self)
         else:
@@ -107,18 +115,23 @@ class Work(Scope):
 def run_as_work(
     name: Callable[[], str], using: frozenset[str] | None, function: Callable[..., R], /, *args: Any, **kwargs: Any
 ) -> R:
-    """Call ``function`` as a piece of work, whose name tells a person what it is."""
+    """Call ``function`` as a unit of work. ``name`` returns its name for messages."""
     of_the_caller = in_atomic_block()
     work = Work(using, name)
     try:
-        with work:
-            return function(*args, **kwargs)
-    finally:
-        work.finish(keep=of_the_caller)
+        try:
+            with work:
+                return function(*args, **kwargs)
+        finally:
+            work.finish(keep=of_the_caller)
+    except BaseException:
+        if not work.has_ended:  # the first finish() was interrupted
+            work.finish(keep=of_the_caller)
+        raise
 
 
 def name_of(function: Any) -> str:
-    """``module.function``, to name the work of a call by."""
+    """Return ``module.function``, the name of a call's work in messages."""
     while isinstance(function, partial):
         function = function.func
     named = function if hasattr(function, "__qualname__") else type(function)
@@ -126,21 +139,24 @@ def name_of(function: Any) -> str:
 
 
 def current_runner() -> object:
-    """What runs this code: a task of an event loop, or else a thread."""
+    """Return the task that runs this code, or the thread if there is none."""
     task = asyncio.current_task() if is_in_event_loop() else None
     return task or threading.current_thread()
 
 
 def must_not_wait() -> bool:
-    """Whether this is an event loop's thread, and nobody has said that it may use the database."""
+    """Return ``True`` in the thread of an event loop, unless ``DJANGO_ALLOW_ASYNC_UNSAFE`` allows the database there."""
     return is_in_event_loop() and not os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE")
 
 
 async def end_from_event_loop(scope: Scope) -> None:
     """End a scope from an event loop, which must not wait for the database server.
 
-    What is clean goes back at once. The rest is looked after in the thread of the request's synchronous code: what other
-    threads still use, they give back themselves.
+    Clean connections return at once. The rest is done in the thread of the request's synchronous code. Connections that
+    other threads are using are returned by those threads.
     """
     if scope.end(may_ask_server=False):
-        await sync_to_async(scope.end)()
+        try:
+            await sync_to_async(scope.end)()
+        except RuntimeError:  # the process is out of threads, so the rest is done here
+            scope.end()

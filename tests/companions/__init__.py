@@ -11,6 +11,8 @@ from importlib import import_module
 
 import pytest
 
+#: The most connections that a site's worker may have; the server refuses it a further one.
+CAP = 2
 MUST_ALL_BE_HERE = os.environ.get("MYSQLPOOL_TEST_COMPANIONS") == "required"
 
 

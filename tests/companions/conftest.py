@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from devtools.server import Server
-from tests.conftest import Observer, Site, serving
+from tests.companions import CAP
+from tests.corpus import recording
+from tests.helpers import Observer
+from tests.sites import Site, serving
 
-#: The most connections that a site's worker may have; the server refuses it a further one.
-CAP = 2
+#: What counts as dirty of all that the companions' tests send, by a pattern, and why it is.
+DIRTY = {
+    r"\s*SELECT VERSION\(\),\s+@@sql_mode": "Django's question for the server's facts, which a pool knows, and asks once",
+    r"SET SESSION TRANSACTION ISOLATION LEVEL": "Django's set-up of a new session, which is no dirt",
+    r"(CREATE|ALTER|DROP|ANALYZE) ": "migrations and other DDL",
+    r"SELECT @@innodb_strict_mode": "reads system variables: django-mysql's checks",
+    r"(SET|SELECT) (@@lock_wait_timeout|@overridden_\w+)": "variables: django-mysql's override_mysql_variables",
+    r"SET FOREIGN_KEY_CHECKS = [01]": "variables: Django's flush of the tables, for a TransactionTestCase",
+    r"SELECT (GET|RELEASE)_LOCK\(%s": "a lock that lives in the session: django-mysql's Lock",
+    r"(LOCK|UNLOCK) TABLES": "likewise: django-mysql's TableLock",
+    r"INSERT INTO `cache_of_\w+`.*@tmp_now": "a user variable: django-mysql's cache.add()",
+    r"SET PROFILING=": "no reset clears it: the debug toolbar's view of a query's profile",
+    r"(SET|SELECT) @left_behind": "a trace of the tests' own",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def corpus(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No statement of a companion's, nor of the ORM's for it, counts as dirty, unless ``DIRTY`` says why."""
+    from django_mysqlpool.mysqlpool.statements import analyser_for  # once Django is set up
+
+    with recording(tmp_path_factory.mktemp("corpus") / "statements") as recorded:
+        yield
+        observer = Observer(server)
+        analyse = analyser_for(observer.query("SELECT VERSION()")[0][0], "utf8mb4")
+        observer.close()
+        dirty = {sql for sql in recorded() if analyse(sql).on_session}
+        assert not {sql for sql in dirty if not any(re.match(pattern, sql, re.DOTALL) for pattern in DIRTY)}
 
 
 @pytest.fixture(scope="module")

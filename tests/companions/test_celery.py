@@ -15,13 +15,13 @@ import pytest
 from django.db import connection, transaction
 
 from devtools.lifeline import tied
-from tests.companions import needs
-from tests.companions.conftest import CAP
-from tests.conftest import DATABASE, Observer
+from tests.companions import CAP, needs
+from tests.helpers import DATABASE, Observer, status_of
 from tests.shop.models import Account
-from tests.test_engine import status_of
 
 needs("celery")
+
+pytestmark = pytest.mark.companion
 
 
 @contextmanager

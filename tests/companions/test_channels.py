@@ -10,11 +10,13 @@ from contextlib import ExitStack
 import pytest
 
 from tests.companions import needs
-from tests.conftest import Site
+from tests.sites import Site
 
 needs("channels", "websockets")
 
 from websockets.sync.client import ClientConnection, connect  # noqa: E402
+
+pytestmark = pytest.mark.companion
 
 
 @pytest.fixture(scope="module")

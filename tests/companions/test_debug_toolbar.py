@@ -12,9 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.companions import needs
-from tests.conftest import Site
+from tests.sites import Site
 
 needs("debug_toolbar")
+
+pytestmark = pytest.mark.companion
 
 SETTINGS = "tests.companions.sites.toolbar"
 PAGES = {"gunicorn": ["/page/"], "uvicorn wrapped": ["/page/", "/page-async/"]}

@@ -16,8 +16,8 @@ from django.test.utils import CaptureQueriesContext
 
 from django_mysqlpool import auto_close_db
 from tests.companions import needs
+from tests.helpers import backend_pid, status_of
 from tests.shop.models import Account
-from tests.test_engine import backend_pid, status_of
 
 needs("django_mysql")
 
@@ -28,6 +28,8 @@ from django_mysql.locks import Lock, TableLock  # noqa: E402
 from django_mysql.models import add_QuerySetMixin  # noqa: E402
 from django_mysql.status import global_status, session_status  # noqa: E402
 from django_mysql.test.utils import override_mysql_variables  # noqa: E402
+
+pytestmark = pytest.mark.companion
 
 
 @pytest.fixture
@@ -174,7 +176,7 @@ class TestQuerySetMixin:
         accounts.count()
         (session,) = connections[alias].pool.sessions
         list(add_QuerySetMixin(accounts).label("it's").sql_big_result().force_index("PRIMARY")[:3])
-        assert not session.verdict, session.dirtied_by
+        assert not session.is_dirty, session.history.dirtied_by
 
     def test_found_rows(self, installed, accounts, alias):
         """``FOUND_ROWS()`` asks the session about its last statement, which must be the one that counted."""
@@ -252,7 +254,42 @@ def test_the_cache(installed, observer):
         with ThreadPoolExecutor(8) as executor:
             list(executor.map(work, range(8)))
         assert cache.get("total") == 8
+        assert cache.add("new", 1)
+        assert not cache.add("new", 2)
         connection.close()
         assert status_of(connection)["out"] == 0
     finally:
         observer.query("DROP TABLE cache_of_test")
+
+
+class _Router:
+    """Sends the cache's table to one alias."""
+
+    def __init__(self, alias: str) -> None:
+        self.alias = alias
+
+    def db_for_read(self, model, **hints):
+        return self.alias
+
+    db_for_write = db_for_read
+
+
+def test_adding_to_the_cache_sets_a_user_variable(installed, make_alias, observer):
+    """The other methods keep a session clean; ``add()`` has ``@tmp_now`` in its statement, which pins."""
+    alias = make_alias(pool={"release": "transaction"}).alias
+    observer.query(f"USE {connections[alias].settings_dict['NAME']}")
+    observer.query(MySQLCache.create_table_sql.format(table_name="cache_of_adds"))
+    try:
+        with override_settings(DATABASE_ROUTERS=[_Router(alias)]), auto_close_db():
+            cache = MySQLCache("cache_of_adds", {"TIMEOUT": 60})
+            cache.set("key", 1)
+            assert cache.get("key") == 1
+            cache.incr("key")
+            cache.delete("key")
+            assert status_of(connections[alias])["pins"] == {}
+            assert cache.add("other", 2)
+            assert not cache.add("other", 3)
+            assert status_of(connections[alias])["pins"] == {"INSERT": 1}
+        assert is_none_out(alias)
+    finally:
+        observer.query("DROP TABLE cache_of_adds")

@@ -10,7 +10,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, transaction
 
 from tests.companions import do_without
-from tests.test_engine import status_of
+from tests.helpers import status_of
+
+pytestmark = pytest.mark.companion
 
 try:
     from django.contrib.gis.db.models import Collect
@@ -91,7 +93,7 @@ def test_spatial_queries_leave_clean_sessions(spatial):
     if spatial.features.supports_collect_aggr:
         places.aggregate(Collect("location"))
     Place(name="Oslo", location=Point(10.75, 59.9, srid=4326)).save(using=spatial.alias)
-    assert not session.verdict, session.dirtied_by
+    assert not session.is_dirty, session.history.dirtied_by
     assert spatial.pool.pins == pins
 
 

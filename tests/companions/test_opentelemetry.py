@@ -10,8 +10,8 @@ from django.db import OperationalError, connection, connections, transaction
 from django.test import Client, override_settings
 
 from tests.companions import needs
+from tests.helpers import backend_pid, status_of
 from tests.shop.models import Account
-from tests.test_engine import backend_pid, status_of
 
 needs("opentelemetry.instrumentation.django", "opentelemetry.instrumentation.mysqlclient", "opentelemetry.sdk")
 
@@ -20,6 +20,8 @@ from opentelemetry.instrumentation.mysqlclient import MySQLClientInstrumentor  #
 from opentelemetry.sdk.trace import TracerProvider  # noqa: E402
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor  # noqa: E402
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter  # noqa: E402
+
+pytestmark = pytest.mark.companion
 
 
 @pytest.fixture
@@ -113,7 +115,7 @@ def test_comments_do_not_dirty_a_session(make_alias, instrumented, observer):
         (sent,) = cursor.fetchone()
     assert ("traceparent=" in sent) is instrumented
     Account.objects.using(wrapper.alias).create(name="o'clock 100%").delete()
-    assert not session.verdict, session.dirtied_by
+    assert not session.is_dirty, session.history.dirtied_by
     assert wrapper.pool.pins == {}
 
 

@@ -10,12 +10,14 @@ from django.db import OperationalError, connections, transaction
 from django.db.backends.mysql.base import CursorWrapper
 
 from tests.companions import needs
+from tests.helpers import status_of
 from tests.shop.models import Account
-from tests.test_engine import status_of
 
 needs("django_prometheus")
 
 from prometheus_client import REGISTRY  # noqa: E402
+
+pytestmark = pytest.mark.companion
 
 ENGINE = "tests.companions.prometheus_engine"
 
@@ -85,7 +87,7 @@ def test_the_cap_is_kept(make_alias):
 
 
 def test_sessions_are_cleaned(make_alias):
-    """The pool judges statements below the companion's cursor."""
+    """The pool analyses statements below the companion's cursor."""
     wrapper = make_alias(ENGINE=ENGINE, pool={"pool_size": 1, "max_overflow": 0})
     with wrapper.cursor() as cursor:
         assert isinstance(cursor.cursor, CursorWrapper)

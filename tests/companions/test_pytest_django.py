@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.companions import needs
-from tests.companions.conftest import CAP
-from tests.conftest import DATABASE
+from tests.companions import CAP, needs
+from tests.helpers import DATABASE
 
 needs("pytest_django")
+
+pytestmark = pytest.mark.companion
 
 SUITE = Path(__file__).parent / "sites" / "pytest_django_suite.py"
 

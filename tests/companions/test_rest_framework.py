@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.companions import needs
-from tests.conftest import Site
+from tests.sites import Site
 
 needs("rest_framework")
+
+pytestmark = pytest.mark.companion
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,14 @@ import pytest
 from django.utils.dateparse import parse_datetime
 
 from tests.companions import needs
-from tests.conftest import Site, eventually
+from tests.helpers import eventually
+from tests.sites import Site
 
 needs("sentry_sdk")
 
 from sentry_sdk.envelope import Envelope  # noqa: E402
+
+pytestmark = pytest.mark.companion
 
 COUNT = "SELECT COUNT(*) AS `__count` FROM `shop_account`"
 

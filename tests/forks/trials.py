@@ -32,9 +32,9 @@ django.setup()
 from django.db import connection, connections, transaction  # noqa: E402
 
 from django_mysqlpool import auto_close_db, close_pool, pool_status  # noqa: E402
-from django_mysqlpool.mysqlpool import registry  # noqa: E402
-from django_mysqlpool.mysqlpool.driver import driver_for  # noqa: E402
-from django_mysqlpool.mysqlpool.scope import Scope  # noqa: E402
+from django_mysqlpool.mysqlpool.backend.scope import Scope  # noqa: E402
+from django_mysqlpool.mysqlpool.drivers import driver_for  # noqa: E402
+from django_mysqlpool.mysqlpool.pool.registry import registry  # noqa: E402
 from tests.shop.models import Account  # noqa: E402
 
 MANY_ROWS = (
@@ -97,7 +97,7 @@ def own_id(alias: str = "default") -> int:
 
 def descriptors() -> list[int]:
     """The numbers of the sockets of this process' pools."""
-    return sorted(session.descriptor for pool in registry._pools for session in pool.sessions)
+    return sorted(session.descriptor for pool in registry.pools() for session in pool.sessions)
 
 
 @contextmanager
@@ -392,13 +392,13 @@ def functions(thread: int) -> Iterator[str]:
 def locked() -> None:
     """A fork waits for a thread that has a pool's lock; the child has no use for the lock."""
     before = own_id()
-    (pool,) = registry._pools
-    lock, main, held = pool.lock, threading.main_thread().ident, threading.Event()
+    (pool,) = registry.pools()
+    lock, main, held = pool.source.lock, threading.main_thread().ident, threading.Event()
 
     def hold() -> None:
         with lock:
             held.set()
-            while "_before_fork" not in functions(main):
+            while "raise_for_fork" not in functions(main):
                 pass
 
     thread = threading.Thread(target=hold)

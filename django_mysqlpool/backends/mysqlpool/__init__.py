@@ -1,1 +1,1 @@
-"""``ENGINE = "django_mysqlpool.backends.mysqlpool"``."""
+"""The engine ``django_mysqlpool.backends.mysqlpool``."""

@@ -1,4 +1,4 @@
-"""``ENGINE = "django_mysqlpool.backends.mysqlpool"``: Django's MySQL backend, pooled."""
+"""Django's MySQL backend, pooled: what ``ENGINE = "django_mysqlpool.backends.mysqlpool"`` loads."""
 
 from django.db.backends.mysql import base
 
@@ -7,4 +7,4 @@ from django_mysqlpool.mysqlpool.wrapper import PooledDatabaseMixin
 
 
 class DatabaseWrapper(PooledDatabaseMixin, base.DatabaseWrapper):
-    """Django's MySQL ``DatabaseWrapper`` on a pool of SQLAlchemy's."""
+    """Django's MySQL ``DatabaseWrapper``, which checks its connections out of a pool."""

@@ -1,1 +1,1 @@
-"""``ENGINE = "django_mysqlpool.backends.mysqlpool_gis"``."""
+"""The engine ``django_mysqlpool.backends.mysqlpool_gis``."""

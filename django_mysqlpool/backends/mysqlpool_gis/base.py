@@ -1,4 +1,4 @@
-"""``ENGINE = "django_mysqlpool.backends.mysqlpool_gis"``: GeoDjango's MySQL backend, pooled."""
+"""GeoDjango's MySQL backend, pooled: what ``ENGINE = "django_mysqlpool.backends.mysqlpool_gis"`` loads."""
 
 from django.contrib.gis.db.backends.mysql import base
 
@@ -7,4 +7,4 @@ from django_mysqlpool.mysqlpool.wrapper import PooledDatabaseMixin
 
 
 class DatabaseWrapper(PooledDatabaseMixin, base.DatabaseWrapper):
-    """GeoDjango's MySQL ``DatabaseWrapper`` on a pool of SQLAlchemy's."""
+    """GeoDjango's MySQL ``DatabaseWrapper``, which checks its connections out of a pool."""

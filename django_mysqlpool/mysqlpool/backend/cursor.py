@@ -1,0 +1,227 @@
+"""Cursors that are watched: each statement is analysed before it is sent, and none is sent after its lease has ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cache, wraps
+from threading import get_ident
+from typing import Any
+
+from django_mysqlpool.mysqlpool.drivers import is_unbuffered
+from django_mysqlpool.mysqlpool.pool.connection import Lease
+from django_mysqlpool.mysqlpool.pool.states import IDLE, IN_USE, RETURNED
+from django_mysqlpool.mysqlpool.statements import CALL, StatementEffects
+
+
+@cache
+def watched(cursor_class: type, *mixins: type) -> type:
+    """A cursor class like ``cursor_class``, with the ``mixins`` of its driver, that is watched.
+
+    Given to the driver as its ``cursorclass``, it sees Django's statements and those of raw cursors alike.
+    """
+    bases = (_Watched, *mixins, cursor_class)
+    # What a buffered cursor fetches it has read already.
+    fetches = [name for name in _FETCHES if hasattr(cursor_class, name)] if is_unbuffered(cursor_class) else []
+    return type(f"Watched{cursor_class.__name__}", bases, {name: _watched_fetch(cursor_class, name) for name in fetches})
+
+
+#: The methods that read rows from the server, where the cursor is unbuffered.
+_FETCHES = ("fetchone", "fetchmany", "fetchall", "scroll")
+
+
+def _watched_fetch(cursor_class: type, name: str) -> Callable[..., Any]:
+    """A method of an unbuffered cursor that reads from the server."""
+    fetch = getattr(cursor_class, name)
+
+    def method(cursor: _Watched, *args: Any, **kwargs: Any) -> Any:
+        if cursor._is_inside or cursor._lease is None:
+            return fetch(cursor, *args, **kwargs)
+        return cursor._read(cursor._lease, fetch, cursor, *args, **kwargs)
+
+    return wraps(fetch)(method)
+
+
+class _Watched:
+    #: The driver's, which takes it from here; ``None``, as after ``close()``, once it is known to be somebody else's.
+    connection: Any
+    _lease: Lease | None = None
+    _is_analysed = False
+    #: The driver's own code is at work, and may call the methods here.
+    _is_inside = False
+    _may_have_more = False
+    #: Of the last error that the pool was told of: what the driver says of it once more, as it closes, is no other.
+    _last_error: tuple[Any, ...] | None = None
+
+    def __init__(self, connection: Any) -> None:
+        super().__init__(connection)  # type: ignore[call-arg]
+        session = getattr(connection, "mysqlpool_session", None)
+        if session is not None:
+            self._lease = session.lease
+
+    def execute(self, query: Any, args: Any = None) -> Any:
+        lease = self._lease
+        if self._is_analysed or lease is None:
+            return super().execute(query, args)  # type: ignore[misc]
+        return self._send(lease, query, lease.session.analyse(query), super().execute, query, args)  # type: ignore[misc]
+
+    def executemany(self, query: Any, args: Any) -> Any:
+        lease = self._lease
+        if lease is None:
+            return super().executemany(query, args)  # type: ignore[misc]
+        # The driver's executemany() calls execute() with texts that hold the rows; it is the template that is analysed.
+        self._is_analysed = True
+        try:
+            return self._send(lease, query, lease.session.analyse(query), super().executemany, query, args)  # type: ignore[misc]
+        finally:
+            self._is_analysed = False
+
+    def callproc(self, procname: Any, args: Any = ()) -> Any:
+        lease = self._lease
+        if lease is None:
+            return super().callproc(procname, args)  # type: ignore[misc]
+        self._is_inside = True  # the driver's calls nextset()
+        try:
+            return self._send(lease, "CALL", CALL, super().callproc, procname, args)  # type: ignore[misc]
+        finally:
+            self._is_inside = False
+
+    def _discard(self) -> None:
+        """Read what is left of answers.
+
+        The driver gives up the GIL to ask for the next one, twice for each statement. Where it can tell that there is none,
+        it need not ask: the threads of a busy process change places less often.
+        """
+        connection = self.connection
+        more_results = None if self._lease is None or connection is None else self._lease.session.observed.more_results
+        if more_results is None or more_results():
+            super()._discard()  # type: ignore[misc]
+            return
+        self.connection = None
+        try:
+            super()._discard()  # type: ignore[misc]
+        finally:
+            self.connection = connection
+
+    def nextset(self) -> Any:
+        lease = self._lease
+        if self._is_inside or lease is None:
+            return super().nextset()  # type: ignore[misc]
+        try:
+            with lease.use:
+                if lease.state == RETURNED and lease.sharing is not None and self.connection is not None:
+                    return None  # what has more results is not returned
+                more = self._read(lease, super().nextset)  # type: ignore[misc]
+                if lease.state != RETURNED:
+                    more_results = lease.session.observed.more_results
+                    self._may_have_more = bool(more) and (more_results is None or more_results())
+                    lease.state = IN_USE if self._may_have_more or self._has_unread_rows() else IDLE
+                return more
+        finally:
+            if lease.return_requested:
+                lease.return_if_requested()
+
+    def _read(self, lease: Lease, read: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Have the driver ``read`` what is still with the server, if the connection has not been returned."""
+        with lease.use:
+            if lease.state == RETURNED:
+                self.leave_what_is_over()
+                self._get_db()  # type: ignore[attr-defined]  # raises: the rows of an unbuffered cursor know their connection
+            self._is_inside = True
+            try:
+                return read(*args, **kwargs)
+            except BaseException as error:
+                self._note_error(lease, error)
+                raise
+            finally:
+                self._is_inside = False
+
+    def _note_error(self, lease: Lease, error: BaseException) -> None:
+        self._last_error = error.args
+        if not lease.is_returned:
+            lease.note_error(error)
+
+    def leave_what_is_over(self) -> None:
+        """Be closed, as the driver sees it, where the connection was returned."""
+        if self._lease is not None and self._lease.state == RETURNED:
+            self.connection = None
+
+    def _has_unread_rows(self) -> bool:
+        """True if rows are still with the server: an unbuffered cursor reads them as they are fetched."""
+        result = self._result  # type: ignore[attr-defined]
+        return result is not None and self._lease is not None and self._lease.session.driver.has_unread_rows(result)
+
+    def _share(self, lease: Lease, effects: StatementEffects) -> Lease:
+        """The lease to send a statement on, where the connection may have gone back after the last one."""
+        if lease.state == RETURNED and self.connection is not None:
+            lease = self._take_again(lease)
+        wrapper: Any = lease.borrower()
+        if wrapper is not None:
+            wrapper.must_reach_previous(lease, effects)
+        return lease
+
+    def _take_again(self, lease: Lease) -> Lease:
+        wrapper: Any = lease.borrower()
+        if wrapper is None:
+            return lease
+        with wrapper.use:
+            wrapper.ensure_connection()
+            taken: Lease = wrapper.lease
+            assert taken is not None
+            taken.state = IN_USE  # it is about to be
+            self._lease, self.connection = taken, wrapper.connection
+            return taken
+
+    def close(self) -> None:
+        lease = self._lease
+        if lease is None:
+            super().close()  # type: ignore[misc]
+            return
+        with lease.borrower.use:
+            self.leave_what_is_over()
+            try:
+                super().close()  # type: ignore[misc]
+            except BaseException as error:
+                if error.args != self._last_error:
+                    self._note_error(lease, error)
+                raise
+            finally:
+                if lease.state != RETURNED:
+                    lease.state = IDLE
+        if lease.return_requested:
+            lease.return_if_requested()
+
+    def _send(self, lease: Lease, statement: object, effects: StatementEffects, send: Any, *args: Any) -> Any:
+        session = None
+        try:
+            with lease.borrower.use:  # a thread that shares the wrapper returns nothing from here on
+                if lease.sharing is not None:
+                    lease = self._share(lease, effects)
+                lease.statement = statement
+                session = lease.session
+                if lease.thread_id != get_ident():
+                    lease.change_holder()
+                self.leave_what_is_over()
+                if lease.state != RETURNED:
+                    session.is_sending = True
+                    if effects.on_session:
+                        session.note(effects, statement)
+                self._may_have_more = False
+                try:
+                    answer = send(*args)
+                    more_results = session.observed.more_results
+                    self._may_have_more = not effects.is_single if more_results is None else more_results()
+                    if lease.sharing is not None and effects.sets_last_id:
+                        lease.sharing.note_last_id(self.lastrowid)  # type: ignore[attr-defined]
+                    return answer
+                except BaseException as error:
+                    self._note_error(lease, error)
+                    raise
+                finally:
+                    if lease.state != RETURNED:
+                        session.is_sending = False
+                        lease.state = IN_USE if self._may_have_more or self._has_unread_rows() else IDLE
+                        session.last_used = time.monotonic()
+        finally:
+            if session is not None and lease.return_requested:
+                lease.return_if_requested()

@@ -1,0 +1,289 @@
+"""Reads and checks the options of a pool, and calls the function that one of them names.
+
+``OPTIONS["pool"]`` of an alias takes precedence over ``MYSQLPOOL_ARGUMENTS``, and that over the defaults. Options are
+checked when the first wrapper of an alias is made. Nothing here opens a connection.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import sqlalchemy.pool
+from django.apps import apps
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+from django_mysqlpool.mysqlpool import compat
+from django_mysqlpool.mysqlpool.log import say
+from django_mysqlpool.mysqlpool.options import PoolOptions
+from django_mysqlpool.mysqlpool.pool.slot_pool import SlotPool
+
+DEFAULT_POOL_CLASS = "QueuePool"
+
+# Arguments of SQLAlchemy's classes that are not options, because this package sets them.
+_GIVEN = {"self", "creator", "dialect"}
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """Which values an option accepts: a predicate, and the words for the error."""
+
+    accepts: Callable[[Any], bool]
+    words: str
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_SECONDS = _Rule(lambda v: _is_number(v) and v >= 0, "a number of seconds, 0 or more")
+_COUNT = _Rule(lambda v: _is_whole(v) and v >= 0, "a whole number, 0 or more")
+_BOOLEAN = _Rule(lambda v: isinstance(v, bool), "True or False")
+
+_RULES: dict[str, _Rule] = {
+    "pool_size": _COUNT,
+    "max_overflow": _Rule(lambda v: _is_whole(v) and v >= -1, "a whole number, 0 or more, or -1 for no limit"),
+    "timeout": _SECONDS,
+    "use_lifo": _BOOLEAN,
+    "max_waiting": _Rule(lambda v: v is None or _COUNT.accepts(v), "None or a whole number, 0 or more"),
+    "idle_timeout": _SECONDS,
+    "min_idle": _COUNT,
+    "recycle": _Rule(
+        lambda v: v is None or v == -1 or (_is_number(v) and v > 0),
+        "a number of seconds above 0, -1 for no limit, or None to follow the server's wait_timeout",
+    ),
+    "ping_after": _SECONDS,
+    "pre_ping": _BOOLEAN,
+    "reset": _Rule(lambda v: v in ("dirty", "always"), "'dirty' or 'always'"),
+    "release": _Rule(lambda v: v in ("request", "transaction"), "'request' or 'transaction'"),
+    "leak_after": _Rule(lambda v: v is None or (_is_number(v) and v > 0), "None or a number of seconds above 0"),
+    "discard_on_error": _Rule(
+        lambda v: v is None or isinstance(v, str), "None or the dotted path of a function (error, alias)"
+    ),
+    "reset_on_return": _Rule(
+        lambda v: v in ("rollback", True, None, False),
+        "'rollback' or None (what was left open is rolled back in any case, never committed)",
+    ),
+    "use_threadlocal": _BOOLEAN,
+}
+
+# The package's own keys. All others are arguments of the pool class.
+_OWN = {"recycle", "ping_after", "pre_ping", "reset", "release", "leak_after", "discard_on_error", "use_threadlocal"}
+
+
+def pool_options(alias: str, settings_dict: Mapping[str, Any]) -> PoolOptions | None:
+    """Read and check the options of an alias.
+
+    :param alias: the database alias, for messages
+    :param settings_dict: the alias' entry of ``DATABASES``
+    :returns: the options; ``None`` if ``OPTIONS["pool"]`` is ``False``, that is, if the alias is not pooled
+    :raises django.core.exceptions.ImproperlyConfigured: if an option is wrong. The message names alias, key, value and the
+        accepted values.
+    """
+    given = settings_dict["OPTIONS"].get("pool", True)
+    if given is False:
+        return None
+    backend = getattr(settings, "MYSQLPOOL_BACKEND", None)
+    arguments = getattr(settings, "MYSQLPOOL_ARGUMENTS", None)
+    max_age = settings_dict.get("CONN_MAX_AGE", 0)
+    del settings_dict  # it has the password, and error pages show this frame's variables
+    inputs = (
+        dict(given) if isinstance(given, Mapping) else given,
+        backend,
+        dict(arguments) if isinstance(arguments, Mapping) else arguments,
+        max_age,
+    )
+    remembered = _remembered.get(alias)
+    if remembered is None or remembered[0] != inputs:
+        # Each thread has a wrapper of its own, but the settings are only checked once.
+        remembered = _remembered[alias] = (inputs, _Reader(alias).read(*inputs))
+    return remembered[1]
+
+
+_remembered: dict[str, tuple[tuple[Any, ...], PoolOptions]] = {}
+
+
+def function_at(path: str) -> Callable[..., Any]:
+    """Import the function that an option names.
+
+    :param path: the function's dotted path
+    :raises TypeError: if the path names something that can't be called
+    :raises Exception: any error of the import
+    """
+    found = import_string(path)
+    if not callable(found):
+        raise TypeError(f"it is not a function but {found!r}")
+    return found  # type: ignore[no-any-return]
+
+
+class DiscardHook:
+    """The user's function of the option ``discard_on_error``.
+
+    :param path: its dotted path; ``None``: there is none
+    """
+
+    def __init__(self, pool_name: str, path: str | None) -> None:
+        self._pool_name = pool_name
+        self._path = path
+        #: It could not be imported, which has been logged.
+        self._is_broken = False
+
+    def __call__(self, error: Exception, alias: str) -> bool | None:
+        """Ask it about an error.
+
+        :returns: ``True``: the connection is to be discarded; ``False``: it is not; ``None``: the pool decides
+        """
+        if self._path is None or self._is_broken:
+            return None
+        try:
+            hook: Callable[[Exception, str], bool | None] = function_at(self._path)
+        except Exception as trouble:
+            # While Django loads the applications, it may be that it can't be imported yet.
+            self._is_broken = apps.ready
+            if apps.ready:
+                words = "Pool %s: discard_on_error can't be imported, and is not heeded: %s"
+                say(logging.ERROR, words, self._pool_name, self._path, error=trouble)
+            return None
+        try:
+            return hook(error, alias)
+        except Exception as trouble:
+            say(logging.ERROR, "Pool %s: discard_on_error failed, and is not heeded.", self._pool_name, error=trouble)
+            return None
+
+
+def forget_all_but(aliases: Collection[str]) -> None:
+    """Forget the remembered options of all other aliases."""
+    if len(_remembered) > len(aliases):
+        for alias in _remembered.keys() - tuple(aliases):
+            _remembered.pop(alias, None)
+
+
+class _Reader:
+    """Reads and checks the options of one alias."""
+
+    def __init__(self, alias: str) -> None:
+        self.alias = alias
+
+    def read(self, given: Any, backend: Any, arguments: Any, max_age: Any) -> PoolOptions:
+        if max_age != 0:
+            # The words of Django's PostgreSQL backend, for the same mistake.
+            raise self._error(
+                "Pooling doesn't support persistent connections.",
+                f"CONN_MAX_AGE is {max_age!r}; leave it out or set it to 0. "
+                "How long a connection lives is the pool's 'recycle'.",
+            )
+        own = self._mapping("OPTIONS['pool']", {} if given is True or given is None else given, "True, False or a dict")
+        common = self._mapping("MYSQLPOOL_ARGUMENTS", arguments or {}, "a dict")
+        default_class = self._pool_class("MYSQLPOOL_BACKEND", backend or DEFAULT_POOL_CLASS)
+        pool_class = default_class
+        if "pool_class" in own:
+            pool_class = self._pool_class("OPTIONS['pool']['pool_class']", own.pop("pool_class"))
+        self._check("MYSQLPOOL_ARGUMENTS", common, default_class)
+        self._check("OPTIONS['pool']", own, pool_class)
+        # If an alias has a class of its own, only the keys of MYSQLPOOL_ARGUMENTS that this class knows apply to it.
+        values = {k: v for k, v in common.items() if k in _known_keys(pool_class)} | own
+        return self._build(pool_class, values)
+
+    def _build(self, pool_class: type[sqlalchemy.pool.Pool], values: dict[str, Any]) -> PoolOptions:
+        own = {key: values.pop(key) for key in _OWN & values.keys()}
+        if own.pop("pre_ping", False):
+            own["ping_after"] = 0
+        # This package cleans sessions itself, so SQLAlchemy's rollback would be a useless round trip.
+        values.setdefault("reset_on_return", None)
+        if values["reset_on_return"] is False:
+            values["reset_on_return"] = None
+        try:
+            # Making a pool opens no connection, and lets the class check its arguments.
+            pool_class(lambda: None, **values)  # type: ignore[arg-type]
+        except Exception as error:
+            raise self._error(f"{pool_class.__name__} refuses its arguments: {error}") from error
+        return PoolOptions(pool_class=pool_class, pool_class_name=_name_of(pool_class), arguments=values, **own)
+
+    def _mapping(self, where: str, value: Any, words: str) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise self._error(f"{where} is {value!r}; it must be {words}.")
+        return dict(value)
+
+    def _pool_class(self, where: str, value: Any) -> type[sqlalchemy.pool.Pool]:
+        found = self._find_class(where, value)
+        if not (isinstance(found, type) and issubclass(found, sqlalchemy.pool.Pool)):
+            raise self._error(f"{where} is {value!r}, which is not a pool class of SQLAlchemy.")
+        if compat.is_asyncio(found):
+            raise self._error(f"{where} is {value!r}, a pool for asyncio drivers; mysqlclient is not one. Use 'QueuePool'.")
+        return SlotPool if found is sqlalchemy.pool.QueuePool else found
+
+    def _find_class(self, where: str, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if "." not in value:
+            if value in _class_names():
+                return getattr(sqlalchemy.pool, value)
+            raise self._error(
+                f"{where} is {value!r}, which sqlalchemy.pool does not have."
+                f"{_nearest(value, _class_names())} Use one of {', '.join(_class_names())}, "
+                "or the dotted path of a class."
+            )
+        try:
+            return import_string(value)
+        except ImportError as error:
+            raise self._error(f"{where} is {value!r}, which can't be imported: {error}.") from error
+
+    def _check(self, where: str, values: dict[str, Any], pool_class: type[sqlalchemy.pool.Pool]) -> None:
+        known = _known_keys(pool_class)
+        for key, value in values.items():
+            if key not in known:
+                name = _name_of(pool_class)
+                raise self._error(
+                    f"{where} has the key {key!r}, which {name} does not know."
+                    f"{_nearest(key, known)} Known keys: {', '.join(sorted(known))}."
+                )
+            rule = _RULES.get(key)
+            if rule is not None and not rule.accepts(value):
+                raise self._error(f"{where}[{key!r}] is {value!r}; it must be {rule.words}.")
+
+    def _error(self, *sentences: str) -> ImproperlyConfigured:
+        return ImproperlyConfigured(" ".join((*sentences, f"(database alias {self.alias!r})")))
+
+
+def _name_of(pool_class: type[Any]) -> str:
+    return "QueuePool" if pool_class is SlotPool else pool_class.__name__
+
+
+@cache
+def _class_names() -> tuple[str, ...]:
+    """The names of the pool classes in the installed SQLAlchemy, those for asyncio included."""
+    return tuple(
+        sorted(
+            name
+            for name, value in vars(sqlalchemy.pool).items()
+            if isinstance(value, type) and issubclass(value, sqlalchemy.pool.Pool) and value is not sqlalchemy.pool.Pool
+        )
+    )
+
+
+def _known_keys(pool_class: type[sqlalchemy.pool.Pool]) -> frozenset[str]:
+    """The keys that a class accepts: the package's own, and the arguments of its constructors."""
+    keys = set(_OWN)
+    for cls in pool_class.__mro__:
+        if "__init__" in vars(cls) and issubclass(cls, sqlalchemy.pool.Pool):
+            parameters = inspect.signature(cls.__init__).parameters.values()
+            keys |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    return frozenset(key for key in keys - _GIVEN if not key.startswith("_"))
+
+
+def _nearest(word: object, known: Iterable[str]) -> str:
+    """Suggest the nearest known word. Case is ignored, because other pools have their options in capitals."""
+    by_lower_case = {one.lower(): one for one in known}
+    matches = difflib.get_close_matches(str(word).lower(), by_lower_case, n=1)
+    return f" Did you mean {by_lower_case[matches[0]]!r}?" if matches else ""

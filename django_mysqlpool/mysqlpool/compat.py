@@ -1,0 +1,180 @@
+"""Names of others that are private and have no public equivalent.
+
+Each is looked for when this module is imported, so that a release that lacks one is told of by name when the process
+starts. PyMySQL's names are looked for when it is loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy
+import sqlalchemy.pool
+from asgiref.sync import SyncToAsync
+from django.core.exceptions import ImproperlyConfigured
+
+if TYPE_CHECKING:
+    from sqlalchemy.pool import Pool
+
+
+def look_for(owner: object, *names: str, of: str) -> list[Any]:
+    """Get private attributes.
+
+    :param owner: the module or class that has them
+    :param names: the attributes
+    :param of: the distribution and its version, for the message
+    :raises ImproperlyConfigured: if one is missing
+    """
+    missing = [name for name in names if not hasattr(owner, name)]
+    if missing:
+        place = getattr(owner, "__name__", owner)
+        raise ImproperlyConfigured(
+            f"django_mysqlpool does not know {of}: {place} has no {', '.join(missing)}. "
+            "Install a release that docs/compatibility.md names, or report this."
+        )
+    return [getattr(owner, name) for name in names]
+
+
+# SQLAlchemy: the record of a connection, which its events are told of, is made by a pool class only under a private name.
+
+_SQLALCHEMY = f"SQLAlchemy {sqlalchemy.__version__}"
+_base: Any = import_module("sqlalchemy.pool.base")
+ConnectionRecord: Any
+(ConnectionRecord,) = look_for(_base, "_ConnectionRecord", of=_SQLALCHEMY)
+#: The part of a dialect that a pool needs: how to close a connection.
+(ConnDialect,) = look_for(_base, "_ConnDialect", of=_SQLALCHEMY)
+look_for(_base.Pool, "_do_get", "_do_return_conn", "_close_connection", "_should_log_debug", of=_SQLALCHEMY)
+look_for(sqlalchemy.pool.QueuePool, "_do_get", "_do_return_conn", of=_SQLALCHEMY)
+_QueueEmpty: type[Exception]
+(_QueueEmpty,) = look_for(import_module("sqlalchemy.util.queue"), "Empty", of=_SQLALCHEMY)
+
+
+def prepare_events(pool: Pool) -> None:
+    """Make the lists of the two events that SQLAlchemy makes at the first connect.
+
+    SQLAlchemy before 2.1 makes them without a lock: of two threads that connect first at the same time, one fails with an
+    AssertionError.
+    """
+    for name in ("first_connect", "connect"):
+        getattr(pool.dispatch, name).for_modify(pool.dispatch)
+
+
+def logs_checkouts(pool: Pool) -> bool:
+    """True if the pool logs each checkout and checkin: ``echo="debug"``."""
+    return pool._should_log_debug()
+
+
+def queue_pool_limit(pool: sqlalchemy.pool.QueuePool) -> int | None:
+    """The most connections of SQLAlchemy's own QueuePool; ``None``: no limit."""
+    return None if pool._max_overflow < 0 else pool.size() + pool._max_overflow
+
+
+def idle_record(pool: sqlalchemy.pool.QueuePool) -> Any:
+    """Take an idle record out of SQLAlchemy's own QueuePool; ``None``: there is none."""
+    try:
+        return pool._pool.get(block=False)
+    except _QueueEmpty:
+        return None
+
+
+def put_back(pool: sqlalchemy.pool.QueuePool, record: Any) -> None:
+    """Put a record back into SQLAlchemy's own QueuePool."""
+    pool._do_return_conn(record)
+
+
+def is_asyncio(pool_class: type[Pool]) -> bool:
+    """True if a pool class is for asyncio drivers."""
+    return getattr(pool_class, "_is_asyncio", False) is True
+
+
+# asgiref
+
+#: The executor of each ThreadSensitiveContext. Public: ``ThreadSensitiveContext(executor=...)``, from asgiref 3.13 on.
+asgiref_executors: MutableMapping[Any, Any]
+(asgiref_executors,) = look_for(SyncToAsync, "context_to_thread_executor", of="asgiref")
+
+
+# Python
+
+#: Tells the event loop that runs in this thread, or ``None``. The public function raises an exception, which is slow.
+get_running_loop: Callable[[], Any]
+(get_running_loop,) = look_for(asyncio, "_get_running_loop", of="this Python")
+_DummyThread: Any
+(_DummyThread,) = look_for(threading, "_DummyThread", of="this Python")
+look_for(ThreadPoolExecutor(1), "_broken", "_shutdown", "_initializer_failed", of="this Python")
+
+
+def is_dummy_thread(thread: threading.Thread) -> bool:
+    """True if a thread is a greenlet's, or was not started by Python. It always says that it is alive, or raises."""
+    return isinstance(thread, _DummyThread)
+
+
+def is_broken(executor: ThreadPoolExecutor) -> Any:
+    """The reason why an executor is broken, its initializer for instance; false: it is not."""
+    return executor._broken
+
+
+def is_shut_down(executor: ThreadPoolExecutor) -> bool:
+    """True if an executor takes no more work."""
+    return executor._shutdown
+
+
+def note_initializer_failed(executor: ThreadPoolExecutor) -> None:
+    """Break an executor, as one of its threads does whose initializer has failed."""
+    executor._initializer_failed()
+
+
+# PyMySQL, whose connections are looked at when the first one is open
+
+#: The method that sends all that is sent.
+PYMYSQL_SENDER = "_execute_command"
+_PYMYSQL = ("_sock", "_result", "_read_timeout", "_write_timeout", PYMYSQL_SENDER, "_read_ok_packet")
+
+
+def check_pymysql(module: ModuleType, connection: Any) -> None:
+    """Look for the private names of a connection of PyMySQL's.
+
+    :raises ImproperlyConfigured: if one is missing
+    """
+    missing = [name for name in _PYMYSQL if not hasattr(connection, name)]
+    if missing:
+        version = getattr(module, "VERSION_STRING", "")
+        raise ImproperlyConfigured(
+            f"django_mysqlpool does not know PyMySQL {version}: its connections have no {', '.join(missing)}."
+        )
+
+
+def pymysql_sender(connection: Any) -> Callable[[int, Any], Any]:
+    """Sends a command of the protocol."""
+    return getattr(connection, PYMYSQL_SENDER)  # type: ignore[no-any-return]
+
+
+def pymysql_read_ok(connection: Any) -> None:
+    """Read the answer to a command that has no rows."""
+    connection._read_ok_packet()
+
+
+def pymysql_descriptor(connection: Any) -> int:
+    """Its socket's."""
+    return connection._sock.fileno()  # type: ignore[no-any-return]
+
+
+def pymysql_result(connection: Any) -> Any:
+    """The last result, which is unread in part or not."""
+    return connection._result
+
+
+def pymysql_timeouts(connection: Any) -> tuple[float | None, float | None]:
+    """Seconds that it may read, and write."""
+    return connection._read_timeout, connection._write_timeout
+
+
+def set_pymysql_timeouts(connection: Any, read: float | None, write: float | None) -> None:
+    """Have it read and write for so many seconds at most from now on."""
+    connection._read_timeout, connection._write_timeout = read, write

@@ -1,0 +1,49 @@
+"""The drivers' connections, observed: what is asked of one directly, past the cursors, is noted in its session.
+
+A connection stays the driver's own object, of the driver's own class. Some of its methods get others before them, in the
+object itself: a class of ours would make every access to an attribute slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .base import Driver, Method, Observer
+
+
+class ObservedConnection:
+    """Methods in the place of a connection's own, and the class that its borrower must leave as it was."""
+
+    __slots__ = ("_connection", "_cursor_class", "_methods", "more_results")
+
+    def __init__(self) -> None:
+        self._connection: Any = None
+        self._methods: dict[str, Method] = {}
+        self.more_results: Callable[[], bool] | None = None
+
+    def observe(self, connection: Any, driver: Driver, observer: Observer) -> None:
+        """Put methods that tell the observer in the place of a connection's own."""
+        self._connection = connection
+        #: Tells if another answer follows the last statement's (rows of an unbuffered cursor are none). ``None``: the
+        #: driver can't tell without asking for it.
+        self.more_results = driver.more_results(connection)
+        self._cursor_class = connection.cursorclass
+        self._methods = driver.observed_methods(connection, observer)
+        for name, method in self._methods.items():
+            setattr(connection, name, method)
+
+    def note_cursor_class(self) -> None:
+        """Remember the class of cursors that are made without naming one, as a borrower finds it."""
+        self._cursor_class = self._connection.cursorclass
+
+    def has_its_cursor_class(self) -> bool:
+        """True if that is still the class that the borrower found."""
+        return self._connection.cursorclass is self._cursor_class
+
+    def restore(self, connection: Any) -> None:
+        """Give the connection its own methods back: the two would keep each other alive."""
+        for name in self._methods:
+            connection.__dict__.pop(name, None)  # (mysqlclient lets nobody delete an attribute)
+        self._methods = {}
+        self._connection = self.more_results = None

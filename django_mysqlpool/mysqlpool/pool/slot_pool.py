@@ -1,0 +1,262 @@
+"""The default pool: a SQLAlchemy pool whose connections are the slots of a queue.
+
+SQLAlchemy's own QueuePool counts connections up and down. A connection that fails to open frees its count without waking
+anyone, overflow connections are closed at every checkin, and a thread that has just arrived may overtake one that waits.
+Here a slot is SQLAlchemy's record of a connection, and ``slots.py`` decides who gets which.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from sqlalchemy.pool import Pool
+
+from django_mysqlpool.mysqlpool import compat
+
+from .idle_slots import IdleSlots
+from .slots import SlotQueue
+from .waiters import SlotRequest
+
+
+class ConnectionChecks(Protocol):
+    """Answers what a pool of SQLAlchemy's asks about the connections in it."""
+
+    def is_usable(self, connection: Any, request: Any) -> bool:
+        """True if an idle connection may be handed out; it may ask the server."""
+
+    def is_current(self, connection: Any) -> bool:
+        """True if a connection was opened since the pool was last closed."""
+
+    def is_out(self, connection: Any) -> bool:
+        """True if somebody has a connection, or is closing it."""
+
+    def last_used(self, connection: Any) -> float:
+        """The time of a connection's last use."""
+
+
+class ConnectionCloser(Protocol):
+    """Closes the connections of a pool of SQLAlchemy's."""
+
+    def close_connection(self, connection: Any) -> None:
+        """Close a connection, and wait for the server to notice."""
+
+    def close_at_once(self, connection: Any) -> None:
+        """Close a connection without a wait for the server."""
+
+
+class _Handover(threading.local):
+    """The slot that the calling thread has acquired, and SQLAlchemy is about to ask for."""
+
+    slot: Any = None
+
+
+class SlotPool(Pool):
+    """The class that ``QueuePool`` names in the settings.
+
+    At most ``pool_size + max_overflow`` connections are open. A connection that has been idle for ``idle_timeout`` seconds
+    is closed, down to ``min_idle``. ``max_overflow`` -1, or ``pool_size`` 0, is no limit.
+    """
+
+    has_queue = True
+
+    def __init__(
+        self,
+        creator: Any,
+        pool_size: int = 5,
+        max_overflow: int = 10,
+        timeout: float = 30.0,
+        use_lifo: bool = True,
+        max_waiting: int | None = None,
+        idle_timeout: float = 600,
+        min_idle: int = 0,
+        **kw: Any,
+    ) -> None:
+        Pool.__init__(self, creator, **kw)
+        self.pool_size = pool_size
+        self.max_overflow = max_overflow
+        self.timeout = timeout
+        self.idle_timeout = idle_timeout
+        self.min_idle = min_idle
+        cap = None if pool_size == 0 or max_overflow == -1 else pool_size + max_overflow
+        self.queue: SlotQueue[Any] = SlotQueue(self._new_slot, cap, lifo=use_lifo, max_waiting=max_waiting)
+        #: Held while slots change hands.
+        self.lock = self.queue.lock
+        #: Is told what became of attempts to connect.
+        self.attempts = self.queue
+        self.idle_slots = IdleSlots(self.queue)
+        self._handover = _Handover()
+        self._checks: ConnectionChecks | None = None
+        self._closer: ConnectionCloser | None = None
+        #: Stand for these events of this pool until somebody listens; they know the listeners to all pools.
+        self._unheard = self.dispatch.checkout, self.dispatch.checkin, self.dispatch.reset
+        #: The arguments ``events`` and ``echo`` ask for proxies.
+        self._is_always_heard = any(self._unheard) or compat.logs_checkouts(self)
+
+    def _new_slot(self) -> Any:
+        return compat.ConnectionRecord(self, connect=False)
+
+    def attach(self, checks: ConnectionChecks, closer: ConnectionCloser, reclaim: Callable[[], None]) -> None:
+        """Have our pool look after the connections.
+
+        :param reclaim: reclaims connections that nobody will release
+        """
+        self._checks = checks
+        self._closer = closer
+        self.queue.while_waiting = reclaim
+
+    @property
+    def cap(self) -> int | None:
+        """The most connections that may be open at once; ``None``: no limit."""
+        return self.queue.store.cap
+
+    def renew_lock(self) -> Any:
+        """In a forked child: take a new lock, for a thread of the parent's may have held the last one."""
+        self.lock = self.queue.lock = threading.RLock()
+        return self.lock
+
+    # Checkout and checkin
+
+    def acquire_idle(self) -> Any:
+        """Acquire a slot with an idle connection, if it can be had at once and nobody listens to SQLAlchemy's events."""
+        return None if self._is_heard() else self.queue.acquire_idle()
+
+    def acquire(self, request: SlotRequest) -> Any:
+        """Acquire a usable connection; wait for it, or have it opened.
+
+        :returns: its slot, or SQLAlchemy's proxy of it if somebody listens to what only proxies tell
+        :raises SlotTimeout: if none came free before the request's deadline
+        :raises QueueFull: if ``max_waiting`` threads wait already
+        """
+        slot = self._acquire_usable(request)
+        if self._is_heard():
+            return self._proxy_of(slot)
+        try:
+            slot.get_connection()
+        except BaseException:
+            self.release(slot, keep=False)
+            raise
+        return slot
+
+    def _acquire_usable(self, request: SlotRequest) -> Any:
+        """Acquire a slot that is empty or whose connection is usable."""
+        slot = self.queue.acquire(request)
+        try:
+            connection = slot.dbapi_connection
+            if connection is not None and self._checks is not None and not self._checks.is_usable(connection, request):
+                slot.close()
+        except BaseException:  # an interrupt, perhaps of a ping, whose answer is still to come
+            self.release(slot, keep=False)
+            raise
+        return slot
+
+    def _proxy_of(self, slot: Any) -> Any:
+        outer, self._handover.slot = self._handover.slot, slot
+        try:
+            return self.connect()
+        except BaseException:
+            if self._handover.slot is slot:  # SQLAlchemy has not got it
+                self.release(slot, keep=False)
+            raise
+        finally:
+            self._handover.slot = outer
+
+    def _is_heard(self) -> bool:
+        """True if somebody listens to the events of a checkout or a checkin, on this pool or on all."""
+        events = self.dispatch
+        checkout, checkin, reset = self._unheard
+        return bool(
+            events.checkout is not checkout
+            or events.checkin is not checkin
+            or events.reset is not reset
+            or checkout.parent_listeners
+            or checkin.parent_listeners
+            or reset.parent_listeners
+            or self._is_always_heard
+        )
+
+    def release(self, entry: Any, *, keep: bool = True) -> None:
+        """Release what ``acquire()`` or ``acquire_idle()`` returned; unless ``keep``, close its connection first."""
+        if type(entry) is not compat.ConnectionRecord:
+            if keep:
+                entry.close()
+            else:
+                entry.invalidate()
+            return
+        try:
+            if not keep:
+                self._close_in_slot(entry)
+        finally:
+            self.queue.release(entry)
+
+    def _close_in_slot(self, slot: Any) -> None:
+        try:
+            slot.invalidate()
+        except BaseException:
+            # SQLAlchemy 2.0 keeps the connection if an interrupt comes before it is closed.
+            connection = slot.dbapi_connection
+            if connection is not None:
+                slot.dbapi_connection = None
+                if self._closer is not None:
+                    self._closer.close_at_once(connection)
+            raise
+
+    def request_of(self, record: Any) -> Any:
+        """The request for which a connection is opened in ``record``."""
+        return self.queue.store.request_of(record)
+
+    def is_being_opened(self, record: Any, connection: Any) -> bool:
+        """True if the request for which ``record`` was taken last is not finished."""
+        return self.queue.store.request_of(record) is not None
+
+    def opened(self, connection: Any) -> None:
+        """A connection has been opened for a request."""
+
+    def closed(self, connection: Any) -> None:
+        """A connection has been closed."""
+
+    # SQLAlchemy calls these.
+
+    def _do_get(self) -> Any:
+        slot, self._handover.slot = self._handover.slot, None
+        return slot or self._acquire_usable(SlotRequest(time.monotonic() + self.timeout))
+
+    def _do_return_conn(self, record: Any) -> None:
+        self.queue.release(record)
+
+    def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
+        # (SQLAlchemy's own method keeps an interrupt to itself if it is an ``Exception``.)
+        if self._closer is not None:
+            self._closer.close_connection(connection)
+
+    # What SQLAlchemy's QueuePool tells about itself
+
+    def close_idle(self, sessions: object = None) -> None:
+        """Close every idle connection."""
+        self.idle_slots.close_all()
+
+    def replace_lost(self, are_in_transit: Callable[[], bool]) -> None:
+        """Close the connections of lost slots, and put new slots in their place.
+
+        :param are_in_transit: tells if any thread has a slot of which neither the queue nor a lease tells
+        """
+        if self._checks is not None:
+            self.idle_slots.replace_lost(self._checks.is_out, self._checks.last_used, are_in_transit)
+
+    def dispose(self) -> None:
+        self.idle_slots.close_all()
+
+    def size(self) -> int:
+        return self.pool_size
+
+    def checkedin(self) -> int:
+        return len(self.queue.store.idle)
+
+    def waiting(self) -> int:
+        """How many threads wait for a connection now."""
+        return self.queue.waiting
+
+    def status(self) -> str:
+        return f"SlotPool cap: {self.cap} idle: {self.checkedin()} waiting: {self.waiting()}"

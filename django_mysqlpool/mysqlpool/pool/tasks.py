@@ -1,0 +1,175 @@
+"""The tasks that maintenance does for a pool in each round."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from abc import ABC, abstractmethod
+from typing import Any
+
+from django_mysqlpool.mysqlpool.log import say
+
+from . import reports
+from .pool import Pool
+from .slot_pool import SlotPool
+
+#: Seconds of idleness that are allowed while neighbours are refused.
+IDLE_UNDER_PRESSURE = 0.25
+#: Seconds between two probes for pressure, at an idle server's cost of two queries; shorter if ``timeout`` is shorter.
+PROBE_INTERVAL = 5.0
+#: Seconds before the end of its life at which an idle connection is renewed, at most.
+RENEW_AHEAD = 5.0
+#: Seconds of idleness that are allowed if no alias leads to the pool any more.
+IDLE_IF_UNWANTED = 5.0
+#: Seconds until the next attempt if a connection could not be opened to keep the pool warm.
+PAUSE_AFTER_FAILURE = 5.0
+
+
+class Task(ABC):
+    """Something that is done for a pool in each round."""
+
+    def __init__(self, pool: Pool) -> None:
+        #: A weak proxy of it. (A strong reference to anything of its would keep it for good.)
+        self.pool = pool
+
+    def __repr__(self) -> str:
+        return type(self).__name__
+
+    @abstractmethod
+    def run(self) -> None:
+        """Do it. Whatever waits for a server has a time limit, and hands the thread over first."""
+
+
+class Reclaim(Task):
+    """Reclaims what nobody will return."""
+
+    def run(self) -> None:
+        # The main thread ends where the process does, and exit handlers may still use what it holds.
+        self.pool.reclaim(spare=threading.main_thread())
+
+
+class ReportLeaks(Task):
+    """Logs connections that have been out for longer than ``leak_after`` seconds."""
+
+    def run(self) -> None:
+        leak_after = self.pool.options.leak_after
+        if leak_after is None:
+            return
+        horizon = time.monotonic() - leak_after
+        for lease in self.pool.reclaimer.leases():
+            if lease.checked_out_at <= horizon:
+                reports.leak(lease, leak_after)
+
+
+class RefreshAliases(Task):
+    """Checks if aliases whose settings have been changed still lead to the pool."""
+
+    def run(self) -> None:
+        self.pool.aliases.refresh()
+
+
+class CloseUnwanted(Task):
+    """Closes what is idle in a pool that no alias leads to: at once if each was removed, otherwise after a while.
+
+    Settings may lead to one pool and to another in turn, as those of a site with a database for each tenant do.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(pool)
+        self._unwanted_since = math.inf
+
+    def run(self) -> None:
+        pool, source = self.pool, self.pool.source
+        now = time.monotonic()
+        if pool.aliases.is_wanted() or not pool.sessions:
+            self._unwanted_since = math.inf
+            return
+        self._unwanted_since = min(self._unwanted_since, now)
+        if isinstance(source, SlotPool):
+            source.idle_slots.trim(0 if pool.aliases.is_left() else IDLE_IF_UNWANTED, 0)
+        elif pool.aliases.is_left() or now - self._unwanted_since >= IDLE_IF_UNWANTED:
+            self._unwanted_since = now
+            pool.close()
+
+
+class QueueTask(Task):
+    """A task for a pool with a queue."""
+
+    @property
+    def source(self) -> SlotPool:
+        source = self.pool.source
+        assert isinstance(source, SlotPool)
+        return source
+
+
+class ProbePressure(QueueTask):
+    """Asks the server, over an idle connection, if other processes are refused."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(pool)
+        self._interval = min(max(pool.timeout / 6, 1.0), PROBE_INTERVAL)
+        self._next = time.monotonic() + self._interval
+
+    def run(self) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + self._interval
+            self.source.idle_slots.with_longest_idle(self._probe)
+
+    def _probe(self, connection: Any) -> bool:
+        """Probe over an idle connection; tell if it may still lie there afterwards: ``close_pool()`` did not see it."""
+        self.pool.connector.hand_over()
+        return self.pool.pressure.probe(connection.mysqlpool_session) and self.pool.liveness.is_current(connection)
+
+
+class KeepIdle(QueueTask):
+    """Closes idle connections that would not be handed out any more or are too many, and opens those that are missing."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(pool)
+        self._next_opening = 0.0
+
+    def run(self) -> None:
+        pool, source = self.pool, self.source
+        # (What has been opened while the pool was closed is not wanted either.)
+        source.idle_slots.close_unfit(
+            lambda connection: not (pool.is_in_use and pool.liveness.is_presentable(connection.mysqlpool_session))
+        )
+        ahead = time.monotonic() + min(RENEW_AHEAD, 0.1 * pool.server.lifetime)
+        renewed = source.idle_slots.close_unfit(
+            lambda connection: connection.mysqlpool_session.is_expired(pool.server.lifetime, ahead)
+        )
+        if pool.pressure.is_high:
+            source.idle_slots.trim(min(IDLE_UNDER_PRESSURE, source.idle_timeout), 0)
+            return
+        source.idle_slots.trim(source.idle_timeout, source.min_idle)
+        is_kept_warm = pool.is_in_use and pool.aliases.is_wanted()
+        self._open(max(renewed, source.min_idle - source.checkedin() if is_kept_warm else 0))
+
+    def _open(self, number: int) -> None:
+        """Open connections while there is room and nobody waits for it."""
+        if number <= 0 or time.monotonic() < self._next_opening:
+            return
+        try:
+            self._open_up_to(number)
+        except Exception as error:
+            self._next_opening = time.monotonic() + PAUSE_AFTER_FAILURE
+            say(logging.INFO, "Pool %s: a connection to keep it warm could not be opened: %s", self.pool.name, error)
+
+    def _open_up_to(self, number: int) -> None:
+        for _ in range(number):
+            if not self.pool.is_in_use or not self.pool.open_one_more():
+                break
+
+
+def tasks_for(pool: Pool) -> list[Task]:
+    """The tasks of a pool, in their order.
+
+    :param pool: a weak proxy of it
+    """
+    tasks: list[Task] = [Reclaim(pool), ReportLeaks(pool), RefreshAliases(pool), CloseUnwanted(pool)]
+    if pool.source.has_queue:
+        tasks += [ProbePressure(pool), KeepIdle(pool)]
+    return tasks

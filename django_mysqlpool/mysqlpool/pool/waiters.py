@@ -1,0 +1,78 @@
+"""A thread's request for a slot, and its place in the queue."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from typing import Any, Generic, Protocol, TypeVar
+
+
+class Slot(Protocol):
+    """A slot, as far as the queue must know it."""
+
+    #: The driver's connection; ``None``: the slot is empty.
+    dbapi_connection: Any
+
+
+S = TypeVar("S", bound=Slot)
+
+
+class QueueFull(Exception):
+    """``max_waiting`` threads wait already."""
+
+
+class SlotTimeout(Exception):
+    """No slot came free before the deadline."""
+
+
+class SlotRequest:
+    """A thread's request for a slot."""
+
+    __slots__ = ("__weakref__", "deadline", "is_finished", "is_first", "is_maintenance", "needs_new")
+
+    def __init__(self, deadline: float = math.inf, *, is_maintenance: bool = False) -> None:
+        #: ``time.monotonic()``
+        self.deadline = deadline
+        #: The thread has no slot any more.
+        self.is_finished = False
+        #: The thread only looks after the connection. Others wait a little for the slot.
+        self.is_maintenance = is_maintenance
+        #: The thread was first in the queue, and the server refused it: it is first again.
+        self.is_first = False
+        #: An empty slot is requested, now or not at all.
+        self.needs_new = False
+
+
+class Waiter(Generic[S]):
+    """A queued thread. It is woken when ``slot`` or ``error`` is set, or to claim a slot itself."""
+
+    __slots__ = ("_bell", "enqueued_at", "error", "is_woken", "request", "slot")
+
+    def __init__(self, request: SlotRequest) -> None:
+        self.request = request
+        #: ``time.monotonic()``
+        self.enqueued_at = time.monotonic()
+        self.slot: S | None = None
+        self.error: Exception | None = None
+        #: It has been woken, and has not claimed yet.
+        self.is_woken = False
+        self._bell = threading.Lock()
+        self._bell.acquire()
+
+    def wake(self) -> None:
+        """Wake the thread; under the queue's lock."""
+        if not self.is_woken:
+            self.is_woken = True
+            self._bell.release()
+
+    def sleep(self, seconds: float) -> bool:
+        """Sleep until woken.
+
+        :returns: ``False`` if nobody woke it within ``seconds``
+        """
+        return self._bell.acquire(timeout=seconds)
+
+    @property
+    def is_served(self) -> bool:
+        return self.slot is not None or self.error is not None

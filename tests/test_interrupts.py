@@ -1,0 +1,210 @@
+"""An exception that a signal's handler, or gevent, raises anywhere loses no slot, leaves nothing, and reaches the caller.
+
+Each function of the package is interrupted at its entry, one after the other, by an exception that is an ``Exception``, as
+Celery's soft time limit is, or not, as ``KeyboardInterrupt`` and gevent's ``Timeout`` are not.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from django.db import connections, transaction
+from django.http import HttpRequest, HttpResponse
+
+import django_mysqlpool
+from django_mysqlpool import auto_close_db
+from django_mysqlpool.middleware import ConnectionReleaseMiddleware, ConnectionReleaseWSGI
+from tests.helpers import DATABASE, RELEASE
+
+pytestmark = pytest.mark.python
+
+PACKAGE = str(Path(django_mysqlpool.__file__).parent) + os.sep
+STANDARD_LIBRARY = Path(threading.__file__).parent.name
+CAP = 2
+
+
+class SoftLimit(Exception):
+    """Of the kind of Celery's ``SoftTimeLimitExceeded``."""
+
+
+class Interrupt(BaseException):
+    """Of the kind of ``KeyboardInterrupt``."""
+
+
+def is_resumed_without_handlers(frame: FrameType) -> bool:
+    """A generator goes on, on Python 3.10, where a trace function's exception ends it without its ``finally`` blocks.
+
+    (An exception of a signal's handler runs them on every Python.)
+    """
+    return sys.version_info < (3, 11) and frame.f_lasti >= 0
+
+
+class Interrupter:
+    """Raises at the entry of the ``number``-th function of the package that this thread calls."""
+
+    def __init__(self, number: int, error: type[BaseException]) -> None:
+        self.left = number
+        self.error = error
+        #: Where it was.
+        self.place: str | None = None
+
+    def __call__(self, frame: FrameType, event: str, argument: object) -> None:
+        # (Python tells nobody of what is raised while it drops a generator.)
+        if event == "call" and frame.f_code.co_filename.startswith(PACKAGE) and frame.f_code.co_name != "<genexpr>":
+            if is_resumed_without_handlers(frame):
+                return
+            self.left -= 1
+            if self.left < 0 and self.place is None:
+                self.place = f"{Path(frame.f_code.co_filename).name}:{frame.f_code.co_name}"
+                raise self.error
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        before = sys.gettrace()  # of a debugger, or of coverage
+        sys.settrace(self)
+        try:
+            yield
+        finally:
+            sys.settrace(before)
+
+
+def work(alias: str) -> None:
+    """Leave a variable, an open transaction that fails, and a row."""
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT 1")
+        cursor.fetchone()
+    with transaction.atomic(using=alias), connections[alias].cursor() as cursor:
+        cursor.execute("SET @left = 1")
+        cursor.execute("SELECT 2")
+
+
+def in_block(alias: str) -> None:
+    with auto_close_db():
+        work(alias)
+
+
+def decorated(alias: str) -> None:
+    auto_close_db(work)(alias)
+
+
+def in_request(alias: str) -> None:
+    ConnectionReleaseMiddleware(lambda request: work(alias) or HttpResponse())(HttpRequest())
+
+
+def in_wsgi_request(alias: str) -> None:
+    ConnectionReleaseWSGI(lambda environ, start_response: work(alias) or [b""])({}, lambda *_: None)
+
+
+def by_django(alias: str) -> None:
+    try:
+        work(alias)
+    finally:
+        connections[alias].close()
+
+
+#: Each release mode has each kind of interrupt. (Each of the twenty combinations takes ten seconds.)
+UNITS = [
+    (in_block, "request", Interrupt),
+    (in_block, "transaction", SoftLimit),
+    (decorated, "request", SoftLimit),
+    (in_request, "transaction", Interrupt),
+    (in_wsgi_request, "request", Interrupt),
+    (by_django, "transaction", SoftLimit),
+]
+
+
+def assert_whole(alias: str) -> None:
+    """Threads hold as many connections as the cap allows, at once, and each is as a new one."""
+    everybody = threading.Barrier(CAP, timeout=30)
+
+    @auto_close_db
+    def borrow() -> Any:
+        with connections[alias].cursor() as cursor:
+            cursor.execute("SELECT @left, @@autocommit, DATABASE()")
+            row = cursor.fetchone()
+            with transaction.atomic(using=alias):
+                cursor.execute("SELECT 3")
+                everybody.wait()
+            return row, cursor.fetchone()
+
+    with ThreadPoolExecutor(CAP) as executor:
+        for future in [executor.submit(borrow) for _ in range(CAP)]:
+            assert future.result() == ((None, 1, DATABASE), (3,))
+
+
+@pytest.mark.skipif(RELEASE == "transaction", reason="has both modes in one run")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("unit", "release", "error"), UNITS, ids=lambda value: getattr(value, "__name__", value))
+def test_at_the_entry_of_every_function(unit, release, error, make_alias):
+    wrapper = make_alias(pool={"pool_size": CAP, "max_overflow": 0, "timeout": 10, "release": release}, at_most=CAP)
+    alias = wrapper.alias
+    swallowed, broken = [], {}
+    for number in itertools.count():
+        if number % 3 == 0:
+            wrapper.close_pool()  # so that connections are opened, too
+        interrupter = Interrupter(number, error)
+        try:
+            with interrupter.at_work():
+                unit(alias)
+            if interrupter.place is not None:
+                swallowed.append(interrupter.place)
+        except error:
+            pass
+        except Exception as problem:  # what the last interrupt has left
+            broken[f"after {number}, at {interrupter.place}"] = repr(problem)
+        if unit is by_django:
+            connections[alias].close()  # as anybody would do whose own close() was interrupted
+        try:
+            assert_whole(alias)
+        except Exception as problem:
+            broken[f"{number}, at {interrupter.place}"] = repr(problem)
+            connections[alias].close()
+        if interrupter.place is None:
+            break
+    assert not swallowed
+    assert not broken
+    assert number > 80
+
+
+# Python tells nobody of what is raised in a finalizer, its own or ours.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_during_thousands_of_units_of_work(make_alias):
+    """Anywhere, between any two steps of any function."""
+    wrapper = make_alias(pool={"pool_size": CAP, "max_overflow": 0, "timeout": 10}, at_most=CAP)
+    #: As error trackers and test runners do: each has the frames that it came through, and their locals.
+    kept: list[SoftLimit] = []
+
+    def interrupt(_: object, frame: FrameType | None) -> None:
+        # The standard library's own locks are not safe from it: logging would stay locked for everybody.
+        if frame is not None and Path(frame.f_code.co_filename).parent.name in {"logging", STANDARD_LIBRARY}:
+            signal.setitimer(signal.ITIMER_REAL, 0.000_05)
+        else:
+            raise SoftLimit
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for number in range(1, 2_001):
+            try:
+                # From the first step of the work to beyond its end.
+                signal.setitimer(signal.ITIMER_REAL, number / 2_000 * 0.003)
+                in_block(wrapper.alias)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except SoftLimit as error:  # noqa: PERF203
+                kept.append(error)
+                connections[wrapper.alias].close()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(kept) > 100
+    assert_whole(wrapper.alias)

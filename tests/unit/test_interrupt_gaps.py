@@ -1,0 +1,145 @@
+"""No exception of a signal's handler passes by a ``with`` or ``try`` block of the package: see ``pool/locks.py``."""
+
+from __future__ import annotations
+
+import dis
+import re
+import sys
+import threading
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import django_mysqlpool
+from django_mysqlpool.mysqlpool.pool.locks import acquire_if_free, acquire_within
+
+pytestmark = pytest.mark.unit
+
+PACKAGE = Path(django_mysqlpool.__file__).parent
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+#: A lock is acquired by its method only here: where nobody releases it, or where a fork's hook does.
+ACQUIRES = {"backend/threads.py", "pool/locks.py", "pool/registry.py", "pool/waiters.py"}
+
+
+def code_objects(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from code_objects(constant)
+
+
+def loops_beside_their_block(code: types.CodeType) -> Iterator[str]:
+    """The loops that go on after a condition by a jump which the block around them does not cover."""
+    table = dis._parse_exception_table(code)
+    instructions = [step for step in dis.get_instructions(code) if step.opname not in {"CACHE", "EXTENDED_ARG"}]
+    by_offset = {step.offset: step for step in instructions}
+
+    def blocks_around(offset: int) -> list[int]:
+        handlers: list[int] = []
+        while True:
+            handler = next((entry.target for entry in table if entry.start <= offset < entry.end), None)
+            if handler is None or handler in handlers:
+                return handlers
+            handlers.append(handler)
+            offset = handler
+
+    conditions = ("TO_BOOL", "NOT_TAKEN", "NOP")
+    for number, step in enumerate(instructions):
+        if step.opname == "JUMP_BACKWARD" and "JUMP_IF" in instructions[number - 1].opname:
+            before = next(
+                other
+                for other in reversed(instructions[:number])
+                if "JUMP_IF" not in other.opname and other.opname not in conditions
+            )
+            around = blocks_around(before.offset)
+            if not blocks_around(step.offset) and any(by_offset[at].opname == "PUSH_EXC_INFO" for at in around):
+                yield f"{code.co_qualname}, line {before.positions.lineno}"
+
+
+def gaps_in(source: str) -> list[str]:
+    return [gap for code in code_objects(compile(source, "source", "exec")) for gap in loops_beside_their_block(code)]
+
+
+LOOP = """
+def hold(lock, items):
+    with lock:
+        return [item for item in items if item]
+"""
+
+
+@pytest.mark.skipif(not (3, 12) <= sys.version_info < (3, 14), reason="Python 3.12 and 3.13 compile such loops so")
+class TestLoops:
+    def test_a_gap_is_found(self):
+        assert len(gaps_in(LOOP)) == 1
+
+    @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+    def test_none_stands_in_a_block(self, path):
+        assert gaps_in(path.read_text()) == []
+
+
+def test_locks_are_acquired_without_a_gap():
+    """By ``with``, or by the functions of ``pool/locks.py``."""
+    found = {path for path in SOURCES if re.search(r"(lock|use|bell)\.acquire\(|methodcaller\(.acquire", path.read_text())}
+    assert {str(path.relative_to(PACKAGE / "mysqlpool")) for path in found} == ACQUIRES
+
+
+class Elsewhere(threading.Thread):
+    """Holds a lock in another thread."""
+
+    def __init__(self, lock: threading.RLock) -> None:
+        super().__init__()
+        self._lock = lock
+        self._holds, self._enough = threading.Event(), threading.Event()
+
+    def run(self) -> None:
+        with self._lock:
+            self._holds.set()
+            self._enough.wait()
+
+    def __enter__(self) -> None:
+        self.start()
+        self._holds.wait()
+
+    def __exit__(self, *_: object) -> None:
+        self._enough.set()
+        self.join()
+
+
+@pytest.mark.parametrize("acquire", [acquire_if_free, lambda *given: acquire_within(0.01, *given)])
+class TestAcquire:
+    def test_a_free_one(self, acquire):
+        lock, held = threading.RLock(), []
+        assert acquire(lock, held)
+        assert held == [lock]
+
+    def test_one_that_another_thread_holds(self, acquire):
+        lock, held = threading.RLock(), []
+        with Elsewhere(lock):
+            assert not acquire(lock, held)
+        assert not held
+
+    def test_an_interrupt_of_any_step_leaves_it_in_the_list(self, acquire):
+        """The trace function raises at each line, call and return of it, one after the other."""
+        for number in range(1, 20):
+            lock, held, steps = threading.RLock(), [], 0
+
+            def interrupt(frame, event, argument, number=number):
+                nonlocal steps
+                steps += 1
+                if steps == number:
+                    raise KeyboardInterrupt
+                return interrupt
+
+            before = sys.gettrace()
+            sys.settrace(interrupt)
+            try:
+                acquire(lock, held)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(before)
+            holds = "count=1" in repr(lock)
+            assert held == [lock] * holds
+        assert holds
