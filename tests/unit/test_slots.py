@@ -292,26 +292,36 @@ class TestLostSlots:
         slots, transits = queue(1), Transits()
         lost = LostSlots(slots)
         (slot,) = connected(slots)
-        transit = transits.begin()
+        transit = transits.new()
+        transit.is_under_way = True
         assert slots.acquire_idle() is slot
         assert not self.find(lost, transits=transits)
         now[0] += 3600
         assert not self.find(lost, transits=transits)
-        del transit
-        assert not transits.are_under_way()
+        transit.is_under_way = False
         assert self.find(lost, transits=transits) == [slot]
 
-    def test_a_transit_ends_with_its_frame(self):
+    def test_a_transit_that_was_interrupted_before_it_began_is_over(self):
+        """Though somebody keeps the exception, and with it the frame and the transit."""
         transits = Transits()
 
         def interrupted() -> None:
-            transit = transits.begin()  # noqa: F841 (it ends with this frame)
-            assert transits.are_under_way()
+            transit = transits.new()  # noqa: F841 (the frame has it)
             raise Interrupt
 
-        with pytest.raises(Interrupt):
+        with pytest.raises(Interrupt) as kept:
             interrupted()
+        assert "transit" in kept.traceback[-1].locals
         assert not transits.are_under_way()
+
+    def test_transits_are_forgotten(self):
+        transits = Transits()
+        transit = transits.new()
+        transit.is_under_way = True
+        assert transits.are_under_way()
+        del transit
+        assert not transits.are_under_way()
+        assert not transits._transits
 
     def test_one_whose_thread_has_finished(self, now):
         slots = queue(1)

@@ -143,22 +143,26 @@ class Pool:
 
     def checkout_idle(self, borrower: Borrower) -> Lease | None:
         """Hand out an idle connection, if that takes a wait neither for the server nor for another thread."""
-        in_transit = self._transits.begin()  # noqa: F841 (it ends with this frame)
-        entry = self.source.acquire_idle()
-        if entry is None:
-            return None
-        is_fresh = False
+        transit = self._transits.new()
         try:
-            connection: Any = entry.dbapi_connection
-            if connection is not None:
-                session: Session = connection.mysqlpool_session
-                is_fresh = session.generation == self.connector.generation and session.is_fresh(
-                    self.server.lifetime, self.options.ping_after, time.monotonic()
-                )
+            transit.is_under_way = True
+            entry = self.source.acquire_idle()
+            if entry is None:
+                return None
+            is_fresh = False
+            try:
+                connection: Any = entry.dbapi_connection
+                if connection is not None:
+                    session: Session = connection.mysqlpool_session
+                    is_fresh = session.generation == self.connector.generation and session.is_fresh(
+                        self.server.lifetime, self.options.ping_after, time.monotonic()
+                    )
+            finally:
+                if not is_fresh:
+                    self.source.release(entry)
+            return self._lease(entry, borrower) if is_fresh else None
         finally:
-            if not is_fresh:
-                self.source.release(entry)
-        return self._lease(entry, borrower) if is_fresh else None
+            transit.is_under_way = False
 
     def _lease(self, entry: Any, borrower: Borrower) -> Lease:
         stray = borrower.reference.lease
@@ -232,20 +236,26 @@ class Pool:
             if fault_of(error) is Fault.FULL:  # at its account's limit even change_user is refused
                 self.pressure.rise()
         finally:  # after an interrupt too, such as gevent's Timeout
-            in_transit = self._transits.begin()  # noqa: F841 (it ends with this frame)
-            self._end_lease(session, keep_in_scope=discard)
-            self.source.release(lease.entry, keep=keep)
+            self._end(lease, keep=keep, keep_in_scope=discard)
 
-    def _end_lease(self, session: Session, *, keep_in_scope: bool = False) -> None:
-        lease, session.lease = session.lease, None
-        if lease is not None:
-            # Without a call in between, at which an interrupt could come.
-            lease.state, lease.statement, lease.borrower.lease = RETURNED, None, None
-            if reports.leaking:
-                reports.note_return(lease)
-            # Closed inside atomic(), a wrapper stays in that block: its scope has still to end it.
-            if lease.scope is not None and not keep_in_scope:
-                lease.scope.discard(lease)
+    def _end(self, lease: Lease, *, keep: bool, keep_in_scope: bool = False) -> None:
+        """End a lease, and release its slot; unless ``keep``, its connection is closed."""
+        session = lease.session
+        transit = self._transits.new()
+        try:
+            transit.is_under_way = True
+            current, session.lease = session.lease, None
+            if current is not None:
+                # Without a call in between, at which an interrupt could come.
+                current.state, current.statement, current.borrower.lease = RETURNED, None, None
+                if reports.leaking:
+                    reports.note_return(current)
+                # Closed inside atomic(), a wrapper stays in that block: its scope has still to end it.
+                if current.scope is not None and not keep_in_scope:
+                    current.scope.discard(current)
+            self.source.release(lease.entry, keep=keep)
+        finally:
+            transit.is_under_way = False
 
     def _discard(self, lease: Lease) -> None:
         """End a lease that nobody returns, and close its connection."""
@@ -254,9 +264,7 @@ class Pool:
             lease.state, lease.borrower.lease = RETURNED, None
             reports.leaking.discard(lease)
             return
-        in_transit = self._transits.begin()  # noqa: F841 (it ends with this frame)
-        self._end_lease(lease.session)
-        self.source.release(lease.entry, keep=False)
+        self._end(lease, keep=False)
 
     def _should_yield(self, session: Session) -> bool:
         """True if the server is full, and a connection is to be yielded to another process."""
