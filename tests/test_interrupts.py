@@ -113,9 +113,9 @@ def by_django(alias: str) -> None:
         connections[alias].close()
 
 
-# As error trackers and test runners do, the tests keep the interrupts, and so the frames that these came through, with all that
-# is in them; but for ``in_block()``: an interrupt before the first step of ``__exit__()`` leaves the block open until its
-# exception is gone.
+# As error trackers and test runners do, the tests keep the interrupts, and so the frames that these came through, with all
+# that is in them; but for ``in_block()``: an interrupt before the first step of ``__exit__()`` leaves the block open until
+# its exception is gone.
 
 #: Each release mode has each kind of interrupt. (Each of the twenty combinations takes ten seconds.)
 UNITS = [

@@ -15,7 +15,6 @@ from django_mysqlpool.mysqlpool.pool import slots as slots_module
 from django_mysqlpool.mysqlpool.pool.idle_slots import IdleSlots
 from django_mysqlpool.mysqlpool.pool.lost_slots import LostSlots
 from django_mysqlpool.mysqlpool.pool.slots import SlotQueue
-from django_mysqlpool.mysqlpool.pool.transits import Transits
 from django_mysqlpool.mysqlpool.pool.waiters import QueueFull, SlotRequest, SlotTimeout, Waiter
 
 pytestmark = pytest.mark.unit
@@ -282,46 +281,20 @@ class TestLostSlots:
 
     @staticmethod
     def find(
-        lost: LostSlots[Slot], in_use: set[Slot] | None = None, mark: object = 0, transits: Transits | None = None
+        lost: LostSlots[Slot], in_use: set[Slot] | None = None, mark: object = 0, in_transit: set[object] | None = None
     ) -> list[Slot]:
-        transits = transits or Transits()
-        return lost.find(lambda slot: slot in (in_use or set()), lambda _: mark, transits.are_under_way)
+        return lost.find(lambda slot: slot in (in_use or set()), lambda _: mark, in_transit or set())
 
     def test_none_that_a_thread_has_in_hand_however_long(self, now):
         """As one that does not run for an hour, on a machine that is busy with other things."""
-        slots, transits = queue(1), Transits()
+        slots = queue(1)
         lost = LostSlots(slots)
         (slot,) = connected(slots)
-        transit = transits.new()
-        transit.is_under_way = True
         assert slots.acquire_idle() is slot
-        assert not self.find(lost, transits=transits)
+        assert not self.find(lost, in_transit={"a thread"})
         now[0] += 3600
-        assert not self.find(lost, transits=transits)
-        transit.is_under_way = False
-        assert self.find(lost, transits=transits) == [slot]
-
-    def test_a_transit_that_was_interrupted_before_it_began_is_over(self):
-        """Though somebody keeps the exception, and with it the frame and the transit."""
-        transits = Transits()
-
-        def interrupted() -> None:
-            transit = transits.new()  # noqa: F841 (the frame has it)
-            raise Interrupt
-
-        with pytest.raises(Interrupt) as kept:
-            interrupted()
-        assert "transit" in kept.traceback[-1].locals
-        assert not transits.are_under_way()
-
-    def test_transits_are_forgotten(self):
-        transits = Transits()
-        transit = transits.new()
-        transit.is_under_way = True
-        assert transits.are_under_way()
-        del transit
-        assert not transits.are_under_way()
-        assert not transits._transits
+        assert not self.find(lost, in_transit={"a thread"})
+        assert self.find(lost) == [slot]
 
     def test_one_whose_thread_has_finished(self, now):
         slots = queue(1)

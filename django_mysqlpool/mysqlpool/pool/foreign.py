@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ref
 
@@ -186,7 +186,7 @@ class ForeignPool:
         """Unknown to SQLAlchemy."""
         return 0
 
-    def replace_lost(self, are_in_transit: Callable[[], bool]) -> None:
+    def replace_lost(self, in_transit: Sized) -> None:
         """Nothing is lost here that could be found."""
 
 

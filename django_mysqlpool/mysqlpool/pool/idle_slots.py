@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from typing import Any
 
 from .lost_slots import LostSlots
@@ -89,13 +89,13 @@ class IdleSlots:
         self,
         is_out: Callable[[Any], bool],
         last_used: Callable[[Any], float],
-        are_in_transit: Callable[[], bool],
+        in_transit: Sized,
     ) -> None:
         """Close the connections of lost slots, and put new slots in their place.
 
         :param is_out: tells of a connection if somebody has it
         :param last_used: tells the time of a connection's last use
-        :param are_in_transit: tells if any thread has a slot of which neither the queue nor a lease tells
+        :param in_transit: not empty while any thread has a slot of which neither the queue nor a lease tells
         """
 
         def is_in_use(slot: Any) -> bool:
@@ -106,7 +106,7 @@ class IdleSlots:
             connection = slot.dbapi_connection
             return 0.0 if connection is None else last_used(connection)
 
-        for slot in self._lost.find(is_in_use, mark_of, are_in_transit):
+        for slot in self._lost.find(is_in_use, mark_of, in_transit):
             try:
                 slot.close()
             finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Generic
 
 from .slots import LOST_AFTER, SlotQueue
@@ -26,17 +26,17 @@ class LostSlots(Generic[S]):
         self,
         is_in_use: Callable[[S], bool],
         mark_of: Callable[[S], object],
-        are_in_transit: Callable[[], bool],
+        in_transit: Sized,
     ) -> list[S]:
         """Find the lost slots.
 
         :param is_in_use: tells of a slot if somebody has its connection
         :param mark_of: gives a value that changes with each use of a slot's connection
-        :param are_in_transit: tells if any thread has a slot of which neither the queue nor ``is_in_use`` tells
+        :param in_transit: not empty while any thread has a slot of which neither the queue nor ``is_in_use`` tells
         """
         with self._queue.lock:
             found = self._find(is_in_use, mark_of)
-            if not found or are_in_transit():
+            if not found or in_transit:
                 return []
             # (A thread that was in transit at the search has ended that since, and tells of its slot now.)
             still_missed = self._missed_now(is_in_use)

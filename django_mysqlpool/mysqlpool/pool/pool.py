@@ -30,7 +30,6 @@ from .pressure import PAUSE_AFTER_YIELD, Pressure
 from .reclaim import Reclaimer
 from .server import ServerFacts
 from .states import RETURNED
-from .transits import Transits
 from .waiters import QueueFull, SlotTimeout
 from .writes import ServerState
 
@@ -92,7 +91,10 @@ class Pool:
             is_set_up_read_only=_READ_ONLY.search(identity.get("init_command", "")) is not None,
             ask_hook=ask_hook,
         )
-        self._transits = Transits()
+        #: The borrowers and leases of threads that have a slot in hand of which neither the queue nor a lease tells. They
+        #: may stand still for as long as a busy machine likes, so no time tells that a slot is lost; nor does the end of
+        #: their frames, which whoever keeps an exception keeps, with all that they hold.
+        self._in_transit: set[object] = set()
         self.reclaimer = Reclaimer(
             self.connector.sessions,
             self._discard,
@@ -143,9 +145,8 @@ class Pool:
 
     def checkout_idle(self, borrower: Borrower) -> Lease | None:
         """Hand out an idle connection, if that takes a wait neither for the server nor for another thread."""
-        transit = self._transits.new()
         try:
-            transit.is_under_way = True
+            self._in_transit.add(borrower)
             entry = self.source.acquire_idle()
             if entry is None:
                 return None
@@ -162,7 +163,7 @@ class Pool:
                     self.source.release(entry)
             return self._lease(entry, borrower) if is_fresh else None
         finally:
-            transit.is_under_way = False
+            self._in_transit.discard(borrower)
 
     def _lease(self, entry: Any, borrower: Borrower) -> Lease:
         stray = borrower.reference.lease
@@ -241,9 +242,8 @@ class Pool:
     def _end(self, lease: Lease, *, keep: bool, keep_in_scope: bool = False) -> None:
         """End a lease, and release its slot; unless ``keep``, its connection is closed."""
         session = lease.session
-        transit = self._transits.new()
         try:
-            transit.is_under_way = True
+            self._in_transit.add(lease)
             current, session.lease = session.lease, None
             if current is not None:
                 # Without a call in between, at which an interrupt could come.
@@ -255,7 +255,7 @@ class Pool:
                     current.scope.discard(current)
             self.source.release(lease.entry, keep=keep)
         finally:
-            transit.is_under_way = False
+            self._in_transit.discard(lease)
 
     def _discard(self, lease: Lease) -> None:
         """End a lease that nobody returns, and close its connection."""
@@ -288,7 +288,7 @@ class Pool:
     def reclaim(self, *, spare: threading.Thread | None = None) -> None:
         """Reclaim connections that nobody will return, except those of the thread to ``spare``."""
         self.reclaimer.reclaim(spare=spare)
-        self.source.replace_lost(self._transits.are_under_way)
+        self.source.replace_lost(self._in_transit)
 
     def take_from_nobody(self, lease: Lease) -> None:
         """A wrapper was dropped without being closed."""

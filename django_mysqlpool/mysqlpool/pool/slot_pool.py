@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Any, Protocol
 
 from sqlalchemy.pool import Pool
@@ -237,13 +237,13 @@ class SlotPool(Pool):
         """Close every idle connection."""
         self.idle_slots.close_all()
 
-    def replace_lost(self, are_in_transit: Callable[[], bool]) -> None:
+    def replace_lost(self, in_transit: Sized) -> None:
         """Close the connections of lost slots, and put new slots in their place.
 
-        :param are_in_transit: tells if any thread has a slot of which neither the queue nor a lease tells
+        :param in_transit: not empty while any thread has a slot of which neither the queue nor a lease tells
         """
         if self._checks is not None:
-            self.idle_slots.replace_lost(self._checks.is_out, self._checks.last_used, are_in_transit)
+            self.idle_slots.replace_lost(self._checks.is_out, self._checks.last_used, in_transit)
 
     def dispose(self) -> None:
         self.idle_slots.close_all()
