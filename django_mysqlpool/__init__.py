@@ -5,8 +5,8 @@ To use it, set ``ENGINE = "django_mysqlpool.backends.mysqlpool"`` and put
 connection, starts no thread and needs no settings.
 """
 
+from .mysqlpool.backend.holding import hold_connection
 from .mysqlpool.backend.pools import close_pool, pool_status
-from .mysqlpool.backend.transactions import hold_connection
 from .mysqlpool.errors import PoolTimeout, PreviousStatementLost
 from .threading_utils import PooledThreadPoolExecutor, auto_close_db
 

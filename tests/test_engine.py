@@ -330,7 +330,7 @@ class TestWhatAWarmCheckoutLeavesOut:
         fast = state()
         assert connects == []
         wrapper.check_in()
-        wrapper._settings_then = None  # which the fast path compares
+        wrapper.settings_then = None  # which the fast path compares
         djangos = state()
         assert connects == [wrapper.alias]
         assert fast == djangos

@@ -18,8 +18,8 @@ from devtools.server import PrivateServer, Server, server_from_environment
 from django_mysqlpool import PoolTimeout, hold_connection
 from django_mysqlpool.mysqlpool.backend import wrapper as wrapper_module
 from django_mysqlpool.mysqlpool.pool import liveness
-from django_mysqlpool.mysqlpool.pool import pool as pool_module
 from django_mysqlpool.mysqlpool.pool.faults import Fault, fault_of
+from django_mysqlpool.mysqlpool.pool.slot_pool import SlotPool
 from tests import DRIVER
 from tests.helpers import DATABASE, Observer, backend_pid, eventually, hold_at_once, holds, look, status_of
 from tests.relay import Relay
@@ -809,7 +809,7 @@ class TestWaiters:
         by_name = property(
             lambda _: 60.0 if threading.current_thread().name.startswith("patient") else 0.002, lambda *_: None
         )
-        monkeypatch.setattr(pool_module.Pool, "timeout", by_name, raising=False)
+        monkeypatch.setattr(SlotPool, "timeout", by_name, raising=False)
 
         def request(_: int) -> str:
             try:

@@ -302,7 +302,7 @@ class TestTheThread:
         from django_mysqlpool.mysqlpool.pool.registry import registry
 
         registry._pools.remove(pool)
-        wrapper._bound = None
+        wrapper.bound = None
         del pool
         eventually(lambda: gc.collect() and gone(), lambda pool: pool is None)
 

@@ -408,7 +408,7 @@ class TestWhatIsKept:
             lease.session,
             pool.identity,
             vars(pool),
-            wrapper._bound,
+            wrapper.bound,
             wrapper.get_connection_params(),
         ]
         for value in kept:

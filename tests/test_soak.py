@@ -96,7 +96,8 @@ class TestThreadsThatShareAWrapper:
     def test_none_gives_back_what_another_is_about_to_use(self, share, monkeypatch):
         """``release = "transaction"``: the end of one's statement is not the end of the other's."""
         wrapper = share("transaction")
-        must_reach_previous = wrapper.must_reach_previous
+        sequences = wrapper.release.sequences
+        must_reach_previous = sequences.must_reach_previous
 
         def ask_meanwhile() -> None:
             connections[wrapper.alias] = wrapper
@@ -114,7 +115,7 @@ class TestThreadsThatShareAWrapper:
 
         with wrapper.cursor() as cursor:
             cursor.execute("SELECT 1")
-            monkeypatch.setattr(wrapper, "must_reach_previous", interrupted)
+            monkeypatch.setattr(sequences, "must_reach_previous", interrupted)
             cursor.execute("SELECT 3")
             assert cursor.fetchone() == (3,)
         other.join(10)

@@ -649,7 +649,7 @@ class TestHolding:
         with pytest.raises(LookupError), hold_connection(wrapper.alias):
             backend_pid(wrapper)
             raise LookupError
-        assert (out(wrapper), wrapper.holds) == (0, 0)
+        assert (out(wrapper), wrapper.release.holds) == (0, 0)
 
     def test_a_transaction_in_it(self, wrapper, accounts):
         with hold_connection(wrapper.alias):

@@ -284,7 +284,8 @@ def test_what_a_string_says_does_not_matter(text):
 @given(st.text(alphabet=st.characters(exclude_characters="\n")), st.sampled_from(["-- {}\n", "# {}\n"]))
 def test_what_a_comment_says_does_not_matter(text, comment):
     assert analyse(f"SELECT 1 {comment.format(text)} + 1").on_session is SessionEffect.CLEAN
-    assert analyse(f"SELECT 1 {comment.format(text)} + @a").on_session is SessionEffect.DIRTY
+    # (A server runs some comments: their words count if the statement is dirty anyway, as "XA" does.)
+    assert analyse(f"SELECT 1 {comment.format(text)} + @a").on_session is not SessionEffect.CLEAN
 
 
 PIECES = ["'", '"', "`", "\\", "/*", "*/", "/*!", "--", "#", "\n", "\x01", "\u2003", "\xa0", ";", " ", "a", "(", ")", "%s"]

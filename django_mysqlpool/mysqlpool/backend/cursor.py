@@ -157,7 +157,7 @@ class _Watched:
             lease = self._take_again(lease)
         wrapper: Any = lease.borrower()
         if wrapper is not None:
-            wrapper.must_reach_previous(lease, effects)
+            wrapper.release.sequences.must_reach_previous(lease, effects)
         return lease
 
     def _take_again(self, lease: Lease) -> Lease:

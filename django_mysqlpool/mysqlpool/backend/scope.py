@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ReferenceType
 
 from django_mysqlpool.mysqlpool.compat import get_running_loop
@@ -48,10 +48,9 @@ class on_behalf_of:  # noqa: N801
 
 
 class Block(Protocol):
-    """A wrapper in which a transaction was begun here without a connection: ``release`` is "transaction"."""
+    """A wrapper that has state of Django's without a connection: ``release`` is "transaction"."""
 
-    def leave_block(self) -> bool:
-        """Reset Django's state if its scope has ended; ``False``: another thread has to."""
+    release: Any
 
 
 class Scope:
@@ -140,7 +139,7 @@ class Scope:
             lease.return_requested = True
             self._take_back(lease, by_force=True, may_ask_server=may_ask_server)
         if self.blocks:
-            self.blocks = {wrapper for wrapper in self.blocks.copy() if not wrapper.leave_block()}
+            self.blocks = {wrapper for wrapper in self.blocks.copy() if not wrapper.release.leave_block(wrapper)}
 
     def release_idle(self, *, may_ask_server: bool = True) -> bool:
         """Return what is idle now; the scope goes on. Returns whether any lease is left."""

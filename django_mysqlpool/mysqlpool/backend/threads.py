@@ -15,6 +15,8 @@ from django_mysqlpool.mysqlpool.log import say
 from django_mysqlpool.mysqlpool.pool import fork
 from django_mysqlpool.mysqlpool.pool.maintenance import maintenance
 
+from .pooled import forget_connection
+
 
 def check_in(using: str | None = None, *, keep: AbstractSet[str] = frozenset()) -> None:
     """Return the calling thread's pooled connections, rolled back.
@@ -66,7 +68,7 @@ def detach_after_fork(wrapper: Any) -> None:
         if is_unused:
             with suppress(Exception):  # its descriptor leads nowhere; a cursor with unread rows would read them later
                 wrapper.driver.close(wrapper.connection)
-        wrapper.forget_connection()
+        forget_connection(wrapper)
 
 
 class _Wrappers:

@@ -51,7 +51,7 @@ class BorrowerReference(ref[Borrower]):
 def borrower_is_gone(reference: BorrowerReference) -> None:
     """A borrower was dropped without returning its connection."""
     if reference.lease is not None:
-        reference.lease.pool.take_from_nobody(reference.lease)
+        reference.lease.pool.reclaimer.take_from_nobody(reference.lease)
 
 
 class LeaseScope(Protocol):
@@ -110,6 +110,13 @@ class LeaseLiveness(Protocol):
     def note_death(self, dead: Any) -> None: ...
 
 
+class LeaseReclaimer(Protocol):
+    """Reclaims what nobody will return."""
+
+    def take_from_nobody(self, lease: Any) -> None: ...
+    def close_stray(self, lease: Any) -> None: ...
+
+
 class LeasingPool(Protocol):
     """The pool of a lease, as its borrower knows it."""
 
@@ -118,6 +125,6 @@ class LeasingPool(Protocol):
     @property
     def liveness(self) -> LeaseLiveness: ...
     def checkin(self, lease: Any, params: Callable[[], dict[str, Any]], *, discard: bool) -> None: ...
+    @property
+    def reclaimer(self) -> LeaseReclaimer: ...
     def count_pin(self, reason: str) -> None: ...
-    def take_from_nobody(self, lease: Any) -> None: ...
-    def close_stray(self, lease: Any) -> None: ...

@@ -10,8 +10,9 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from django_mysqlpool.mysqlpool import compat
@@ -28,7 +29,7 @@ from .states import CLOSED, DIRTY, EXPECTED, IDLE, NEW, READY, RETURNED, UNSALVA
 if TYPE_CHECKING:
     from django_mysqlpool.mysqlpool.drivers.base import Driver, Rows
 
-    from .borrowing import Borrower
+    from .borrowing import BorrowerReference
     from .stacks import Stack
 
 #: The shortest and the longest life of a connection, as parts of ``recycle``: made together, they do not die together.
@@ -154,26 +155,6 @@ class Session:
         age = self.age
         return now - age.created_at > lifetime * age.jitter
 
-    def is_fresh(self, lifetime: float, ping_after: float, now: float) -> bool:
-        """True if it may be handed out without asking the server.
-
-        :param lifetime: the longest life, in seconds
-        :param ping_after: seconds of idleness after which the server is asked
-        :param now: ``time.monotonic()``
-        """
-        age = self.age
-        return not (
-            self.needs_ping
-            or self.state > READY
-            or now - self.last_used > ping_after
-            or now - age.created_at > lifetime * age.jitter
-            or self.socket.has_pending_data()
-        )
-
-    def is_cut_off(self) -> bool:
-        """True if the server has hung up, as far as can be seen at once; the last answer must have been read."""
-        return bool(self.socket.has_pending_data())
-
     def has_hung_up(self) -> bool:
         """True if the server of an idle session has hung up; any thread may ask."""
         try:
@@ -202,38 +183,15 @@ class Session:
     # Checkin
 
     def needs_server_to_clean(self) -> bool:
-        """True if ``clean()`` has to talk with the server: to reset or close the session, or to roll back."""
+        """True if to clean it one has to talk with the server: to reset or close the session, or to roll back."""
         return self.state >= DIRTY or not self.connection.get_autocommit()
 
-    def clean(self, params: Callable[[], Mapping[str, Any]], *, always_reset: bool) -> bool:
-        """Leave nothing of this borrower's in the session. Errors of the driver go up: the connection must be closed then.
+    def reset(self, params: Mapping[str, Any]) -> bool:
+        """DIRTY to NEW: Django sets the session up again at its next checkout.
 
-        :param params: tells the connection parameters, if it is to be reset
-        :returns: ``False`` if only closing it does that
+        :param params: the connection parameters
+        :returns: ``False`` if only closing it leaves nothing of this borrower's
         """
-        if not self.observed.has_its_cursor_class():
-            return False
-        self.is_sending = False  # which an interrupt may have kept from being said
-        if self.state >= DIRTY or always_reset:
-            if not self._can_be_reset() or not self._reset(params()):
-                return False
-        elif not self.driver.is_between_statements(self.connection):
-            return False
-        elif not self.connection.get_autocommit():
-            self.connection.rollback()
-        self.last_used = time.monotonic()
-        return True
-
-    def _can_be_reset(self) -> bool:
-        return (
-            self.state < UNSALVAGEABLE
-            and self.driver.is_between_statements(self.connection)
-            # MariaDB Connector/C's mysql_change_user() writes to freed memory where the connection has been cut.
-            and self.socket.is_still_open()
-        )
-
-    def _reset(self, params: Mapping[str, Any]) -> bool:
-        """DIRTY to NEW: Django sets the session up again at its next checkout."""
         self.state = max(self.state, DIRTY)  # until it is done
         self.history.set_up_effect = SessionEffect.CLEAN
         self.history.last_id_of = None
@@ -278,6 +236,7 @@ class Session:
                 self.driver.close(connection)
 
 
+@dataclass(slots=True, eq=False)
 class Lease:
     """The record of a connection that is out.
 
@@ -285,51 +244,32 @@ class Lease:
     that is dropped without being closed.
     """
 
-    __slots__ = (
-        "borrower",
-        "checked_out_at",
-        "entry",
-        "is_broken",
-        "is_connected",
-        "pool",
-        "return_requested",
-        "scope",
-        "session",
-        "sharing",
-        "stack",
-        "state",
-        "statement",
-        "thread",
-        "thread_id",
-    )
-
-    def __init__(self, pool: LeasingPool, session: Session, entry: Any, borrower: Borrower) -> None:
-        self.pool = pool
-        self.session = session
-        #: To be released at the checkin: SQLAlchemy's record of the connection, or its proxy.
-        self.entry = entry
-        self.borrower = borrower.reference
-        #: One of ``LeaseState``.
-        self.state: int = IDLE
-        #: The holder: the thread that used it last. Threads may share a wrapper.
-        self.thread = threading.current_thread()
-        self.thread_id = threading.get_ident()
-        #: ``time.monotonic()``
-        self.checked_out_at = time.monotonic()
-        #: A ``LeaseScope``: what it was taken for.
-        self.scope: Any = None
-        #: Where the checkout happened, if it was in no scope, or the pool's ``leak_after`` asks for it.
-        self.stack: Stack | None = None
-        #: The last statement's template, for the kind of statement that it is.
-        self.statement: object = None
-        #: The release policy's state of it, if the connection may be returned between statements.
-        self.sharing: Any = None
-        #: Django has connected with it: it is set up, and counted to its scope.
-        self.is_connected = False
-        #: The connection is of no more use: it is closed at its checkin, or before the next statement.
-        self.is_broken = False
-        #: The holder returns it when it is done with what it is doing.
-        self.return_requested = False
+    pool: LeasingPool
+    session: Session
+    #: To be released at the checkin: SQLAlchemy's record of the connection, or its proxy.
+    entry: Any
+    borrower: BorrowerReference
+    #: One of ``LeaseState``.
+    state: int = IDLE
+    #: The holder: the thread that used it last. Threads may share a wrapper.
+    thread: threading.Thread = field(default_factory=threading.current_thread)
+    thread_id: int = field(default_factory=threading.get_ident)
+    #: ``time.monotonic()``
+    checked_out_at: float = field(default_factory=time.monotonic)
+    #: A ``LeaseScope``: what it was taken for.
+    scope: Any = None
+    #: Where the checkout happened, if it was in no scope, or the pool's ``leak_after`` asks for it.
+    stack: Stack | None = None
+    #: The last statement's template, for the kind of statement that it is.
+    statement: object = None
+    #: The release policy's state of it, if the connection may be returned between statements.
+    sharing: Any = None
+    #: Django has connected with it: it is set up, and counted to its scope.
+    is_connected: bool = False
+    #: The connection is of no more use: it is closed at its checkin, or before the next statement.
+    is_broken: bool = False
+    #: The holder returns it when it is done with what it is doing.
+    return_requested: bool = False
 
     @property
     def alias(self) -> str:

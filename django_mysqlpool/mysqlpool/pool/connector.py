@@ -21,12 +21,19 @@ from .connection import PING_TIMEOUT, Session
 from .faults import Fault, fault_of
 from .foreign import ForeignPool
 from .fork import ForkBarrier
-from .pressure import Pressure
+from .pressure import PAUSE_AFTER_YIELD, Pressure
 from .server import ServerFacts
 from .slot_pool import SlotPool
 from .states import CLOSED, EXPECTED, REFUSED
 from .waiters import SlotRequest
-from .writes import FIRST_PAUSE_BETWEEN_SERVERS, HOPE, LONGEST_PAUSE_BETWEEN_SERVERS, PART_OF_TIMEOUT, WriteCare
+from .writes import (
+    FIRST_PAUSE_BETWEEN_SERVERS,
+    HOPE,
+    LONGEST_PAUSE_BETWEEN_SERVERS,
+    PART_OF_TIMEOUT,
+    ServerState,
+    WriteCare,
+)
 
 if TYPE_CHECKING:
     from .borrowing import Borrower
@@ -37,6 +44,10 @@ CONNECT_TIMEOUT = 10
 
 class PoolForgotten(Exception):
     """The pool opens no connection any more: nobody would find it. Another one is found in its place."""
+
+
+#: Parameters of the driver's that name files, which may have an ``init-command`` in them.
+_OPTION_FILES = {"read_default_file", "read_default_group"}
 
 
 class ConnectRequest(SlotRequest):
@@ -61,9 +72,9 @@ class Connector:
     """Opens and closes the connections of a pool.
 
     :param pool_name: for log lines
+    :param identity: the connection parameters
     :param server: the facts about the server
     :param pressure: how full the server is
-    :param has_option_files: parameters of the driver's name files, which may have an ``init-command`` in them
     :param hand_over: called before the thread waits for the server
     :param on_open: called after a connection has been opened
     """
@@ -76,17 +87,17 @@ class Connector:
     def __init__(
         self,
         pool_name: str,
+        identity: Mapping[str, Any],
         server: ServerFacts,
         pressure: Pressure,
         *,
-        has_option_files: bool,
         hand_over: Callable[[], None],
         on_open: Callable[[], None],
     ) -> None:
         self._pool_name = pool_name
         self._server = server
         self._pressure = pressure
-        self._has_option_files = has_option_files
+        self._has_option_files = not _OPTION_FILES.isdisjoint(identity)
         self.hand_over = hand_over
         self._on_open = on_open
         # (Other threads change these: whoever goes through them goes through a copy(), which is atomic without a GIL too.)
@@ -112,6 +123,11 @@ class Connector:
     def is_being_opened(self, session: Session) -> bool:
         """True if the thread that has opened a session's connection is still about to hand it out."""
         return self.source.is_being_opened(session.record, session.connection)
+
+    def note_server_data(self, data: dict[str, Any], state: ServerState) -> None:
+        """Remember for all wrappers what one has read; the state's variables are its session's."""
+        self._server.note_data(data, state.wait_timeout)
+        self.writes.note_first(state)
 
     # Opening
 
@@ -204,6 +220,13 @@ class Connector:
             self.source.attempts.connect_failed(error, 0 if not self.sessions and min_wait < math.inf else min_wait)
 
     # Closing
+
+    def should_yield(self, session: Session) -> bool:
+        """True if the server is full, and a connection is to be yielded to another process."""
+        if not self._pressure.should_yield(session.age.created_at):
+            return False
+        self.source.attempts.connect_refused(first=PAUSE_AFTER_YIELD, longest=PAUSE_AFTER_YIELD)
+        return True
 
     def close_connection(self, connection: Any) -> None:
         """Close a connection for SQLAlchemy."""

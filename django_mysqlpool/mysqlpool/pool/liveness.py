@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .connection import PING_TIMEOUT, Lease, Session
@@ -13,30 +14,33 @@ from .faults import Fault, fault_of, is_of_server, is_unready
 from .server import ServerFacts
 from .states import CLOSED, IN_QUESTION, REFUSED
 
+_READ_ONLY = re.compile(r"read[\s_]+only", re.IGNORECASE)
+
 
 class Liveness:
     """Decides if the connections of a pool are of further use.
 
+    :param identity: the connection parameters
     :param connector: opens and closes them
     :param server: the facts about the server
     :param ping_after: seconds of idleness after which the server is asked
-    :param is_set_up_read_only: the set-up of each session may ask for read-only transactions
     :param ask_hook: asks the option ``discard_on_error`` about an error of an alias; ``None``: it does not say
     """
 
     def __init__(
         self,
+        identity: Mapping[str, Any],
         connector: Connector,
         server: ServerFacts,
         *,
         ping_after: float,
-        is_set_up_read_only: bool,
         ask_hook: Callable[[Exception, str], bool | None],
     ) -> None:
         self._connector = connector
         self._server = server
         self._ping_after = ping_after
-        self._is_set_up_read_only = is_set_up_read_only
+        #: The set-up of each session may ask for read-only transactions.
+        self._is_set_up_read_only = _READ_ONLY.search(identity.get("init_command", "")) is not None
         self._ask_hook = ask_hook
 
     def is_usable(self, connection: Any, request: Any) -> bool:
@@ -111,7 +115,7 @@ class Liveness:
             is_mariadb=self._server.is_mariadb,
         )
         # PyMySQL closes a connection that it has lost track of; and a server may hang up with any word.
-        if not session.connection.open or (is_of_server(error) and session.is_cut_off()):
+        if not session.connection.open or (is_of_server(error) and session.socket.has_pending_data()):
             fault = Fault.LOST
         told = self._ask_hook(error, lease.alias)
         if told is not None:

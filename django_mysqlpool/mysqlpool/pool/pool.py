@@ -6,7 +6,6 @@ A checkout is read from ``checkout()`` on, and a checkin from ``checkin()`` on.
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections import Counter
@@ -20,27 +19,23 @@ from django_mysqlpool.mysqlpool.errors import PoolTimeout
 from django_mysqlpool.mysqlpool.log import held, say
 
 from . import reports
+from .cleaning import clean
 from .connection import Lease, Session
 from .connector import Connector, ConnectRequest, PoolForgotten
 from .faults import Fault, fault_of
 from .foreign import make_source
 from .liveness import Liveness
 from .locks import acquire_if_free
-from .pressure import PAUSE_AFTER_YIELD, Pressure
+from .pressure import Pressure
 from .reclaim import Reclaimer
 from .server import ServerFacts
-from .states import RETURNED
+from .states import READY, RETURNED
 from .waiters import QueueFull, SlotTimeout
-from .writes import ServerState
 
 if TYPE_CHECKING:
     from django_mysqlpool.mysqlpool.options import PoolOptions
 
     from .borrowing import Borrower, PoolAliases, Upkeep
-
-_READ_ONLY = re.compile(r"read[\s_]+only", re.IGNORECASE)
-#: Parameters of the driver's that name files, which may have an ``init-command`` in them.
-_OPTION_FILES = {"read_default_file", "read_default_group"}
 
 
 class Pool:
@@ -78,17 +73,17 @@ class Pool:
         self.is_abandoned = False
         self.connector = Connector(
             name,
+            identity,
             self.server,
             self.pressure,
-            has_option_files=not _OPTION_FILES.isdisjoint(identity),
             hand_over=upkeep.hand_over,
             on_open=lambda: upkeep.look_after(self),
         )
         self.liveness = Liveness(
+            identity,
             self.connector,
             self.server,
             ping_after=options.ping_after,
-            is_set_up_read_only=_READ_ONLY.search(identity.get("init_command", "")) is not None,
             ask_hook=ask_hook,
         )
         #: The borrowers and leases of threads that have a slot in hand of which neither the queue nor a lease tells. They
@@ -115,11 +110,6 @@ class Pool:
         return self.connector.sessions
 
     @property
-    def timeout(self) -> float:
-        """Seconds that a checkout may take."""
-        return self.source.timeout
-
-    @property
     def cap(self) -> int | None:
         """The most connections that this process may have open at once; ``None``: no limit, or none that is known."""
         return self.source.cap
@@ -137,7 +127,7 @@ class Pool:
         lease = self.checkout_idle(borrower)
         if lease is not None:
             return lease
-        request = ConnectRequest(borrower, params, self.timeout)
+        request = ConnectRequest(borrower, params, self.source.timeout)
         try:
             return self._lease(self._acquire(request), borrower)
         finally:
@@ -155,8 +145,14 @@ class Pool:
                 connection: Any = entry.dbapi_connection
                 if connection is not None:
                     session: Session = connection.mysqlpool_session
-                    is_fresh = session.generation == self.connector.generation and session.is_fresh(
-                        self.server.lifetime, self.options.ping_after, time.monotonic()
+                    age, now = session.age, time.monotonic()
+                    is_fresh = not (
+                        session.generation != self.connector.generation
+                        or session.state > READY
+                        or session.needs_ping
+                        or now - session.last_used > self.options.ping_after
+                        or now - age.created_at > self.server.lifetime * age.jitter
+                        or session.socket.has_pending_data()
                     )
             finally:
                 if not is_fresh:
@@ -168,9 +164,9 @@ class Pool:
     def _lease(self, entry: Any, borrower: Borrower) -> Lease:
         stray = borrower.reference.lease
         if stray is not None:
-            stray.pool.close_stray(stray)
+            stray.pool.reclaimer.close_stray(stray)
         session: Session = entry.dbapi_connection.mysqlpool_session
-        session.lease = borrower.reference.lease = lease = Lease(self, session, entry, borrower)
+        session.lease = borrower.reference.lease = lease = Lease(self, session, entry, borrower.reference)
         self.is_in_use = True
         if self._upkeep.thread is None:
             self._upkeep.look_after(self)
@@ -206,10 +202,10 @@ class Pool:
         return reports.pool_timeout(
             request.borrower.alias,
             self.name,
-            reports.reason_for(error, self.timeout),
+            reports.reason_for(error, self.source.timeout),
             self.status(),
             self.reclaimer.leases(),
-            last_connect_error=connect_error if when >= request.deadline - self.timeout else None,
+            last_connect_error=connect_error if when >= request.deadline - self.source.timeout else None,
             with_stacks=self.options.leak_after is not None,
         )
 
@@ -229,8 +225,8 @@ class Pool:
             keep = (
                 not (discard or lease.is_broken)
                 and session.generation == self.connector.generation
-                and not (self.pressure.until and self._should_yield(session))
-                and session.clean(params, always_reset=self.options.reset == "always")
+                and not (self.pressure.until and self.connector.should_yield(session))
+                and clean(session, params, always_reset=self.options.reset == "always")
             )
         except session.driver.error_class as error:
             say(logging.INFO, "Pool %s: a connection could not be cleaned and is closed: %s", self.name, error)
@@ -266,18 +262,6 @@ class Pool:
             return
         self._end(lease, keep=False)
 
-    def _should_yield(self, session: Session) -> bool:
-        """True if the server is full, and a connection is to be yielded to another process."""
-        if not self.pressure.should_yield(session.age.created_at):
-            return False
-        self.source.attempts.connect_refused(first=PAUSE_AFTER_YIELD, longest=PAUSE_AFTER_YIELD)
-        return True
-
-    def note_server_data(self, data: dict[str, Any], state: ServerState) -> None:
-        """Remember for all wrappers what one has read; the state's variables are its session's."""
-        self.server.note_data(data, state.wait_timeout)
-        self.connector.writes.note_first(state)
-
     def count_pin(self, reason: str) -> None:
         """A connection had to stay between statements."""
         with self.source.lock:
@@ -289,14 +273,6 @@ class Pool:
         """Reclaim connections that nobody will return, except those of the thread to ``spare``."""
         self.reclaimer.reclaim(spare=spare)
         self.source.replace_lost(self._in_transit)
-
-    def take_from_nobody(self, lease: Lease) -> None:
-        """A wrapper was dropped without being closed."""
-        self.reclaimer.take_from_nobody(lease)
-
-    def close_stray(self, lease: Lease) -> None:
-        """Close a connection that an interrupt has lost on its way to or from its wrapper, whose lock is held."""
-        self.reclaimer.close_stray(lease)
 
     # The pool as a whole
 
@@ -312,7 +288,7 @@ class Pool:
         if found is None:
             return False
         borrower, params = found
-        request = ConnectRequest(borrower, params, self.timeout)
+        request = ConnectRequest(borrower, params, self.source.timeout)
         request.needs_new = request.is_maintenance = True
         try:
             self.source.release(self._acquire(request))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sized
+from operator import attrgetter
 from typing import Any, Protocol
 
 from sqlalchemy.pool import Pool
@@ -47,6 +48,10 @@ class ConnectionCloser(Protocol):
         """Close a connection without a wait for the server."""
 
 
+#: The events of a checkout or a checkin, which tell a listener of proxies.
+_events_of = attrgetter("checkout", "checkin", "reset")
+
+
 class _Handover(threading.local):
     """The slot that the calling thread has acquired, and SQLAlchemy is about to ask for."""
 
@@ -81,7 +86,9 @@ class SlotPool(Pool):
         self.idle_timeout = idle_timeout
         self.min_idle = min_idle
         cap = None if pool_size == 0 or max_overflow == -1 else pool_size + max_overflow
-        self.queue: SlotQueue[Any] = SlotQueue(self._new_slot, cap, lifo=use_lifo, max_waiting=max_waiting)
+        self.queue: SlotQueue[Any] = SlotQueue(
+            lambda: compat.ConnectionRecord(self, connect=False), cap, lifo=use_lifo, max_waiting=max_waiting
+        )
         #: Held while slots change hands.
         self.lock = self.queue.lock
         #: Is told what became of attempts to connect.
@@ -90,13 +97,12 @@ class SlotPool(Pool):
         self._handover = _Handover()
         self._checks: ConnectionChecks | None = None
         self._closer: ConnectionCloser | None = None
-        #: Stand for these events of this pool until somebody listens; they know the listeners to all pools.
-        self._unheard = self.dispatch.checkout, self.dispatch.checkin, self.dispatch.reset
+        #: What stands for the events until somebody listens to those of this pool.
+        self._unheard = _events_of(self.dispatch)
+        #: The listeners to those of all pools.
+        self._heard_by_all = [event.parent_listeners for event in self._unheard]
         #: The arguments ``events`` and ``echo`` ask for proxies.
         self._is_always_heard = any(self._unheard) or compat.logs_checkouts(self)
-
-    def _new_slot(self) -> Any:
-        return compat.ConnectionRecord(self, connect=False)
 
     def attach(self, checks: ConnectionChecks, closer: ConnectionCloser, reclaim: Callable[[], None]) -> None:
         """Have our pool look after the connections.
@@ -121,7 +127,9 @@ class SlotPool(Pool):
 
     def acquire_idle(self) -> Any:
         """Acquire a slot with an idle connection, if it can be had at once and nobody listens to SQLAlchemy's events."""
-        return None if self._is_heard() else self.queue.acquire_idle()
+        if _events_of(self.dispatch) != self._unheard or any(self._heard_by_all) or self._is_always_heard:
+            return None
+        return self.queue.acquire_idle()
 
     def acquire(self, request: SlotRequest) -> Any:
         """Acquire a usable connection; wait for it, or have it opened.
@@ -131,7 +139,7 @@ class SlotPool(Pool):
         :raises QueueFull: if ``max_waiting`` threads wait already
         """
         slot = self._acquire_usable(request)
-        if self._is_heard():
+        if _events_of(self.dispatch) != self._unheard or any(self._heard_by_all) or self._is_always_heard:
             return self._proxy_of(slot)
         try:
             slot.get_connection()
@@ -162,20 +170,6 @@ class SlotPool(Pool):
             raise
         finally:
             self._handover.slot = outer
-
-    def _is_heard(self) -> bool:
-        """True if somebody listens to the events of a checkout or a checkin, on this pool or on all."""
-        events = self.dispatch
-        checkout, checkin, reset = self._unheard
-        return bool(
-            events.checkout is not checkout
-            or events.checkin is not checkin
-            or events.reset is not reset
-            or checkout.parent_listeners
-            or checkin.parent_listeners
-            or reset.parent_listeners
-            or self._is_always_heard
-        )
 
     def release(self, entry: Any, *, keep: bool = True) -> None:
         """Release what ``acquire()`` or ``acquire_idle()`` returned; unless ``keep``, close its connection first."""

@@ -109,7 +109,7 @@ class ProbePressure(QueueTask):
 
     def __init__(self, pool: Pool) -> None:
         super().__init__(pool)
-        self._interval = min(max(pool.timeout / 6, 1.0), PROBE_INTERVAL)
+        self._interval = min(max(pool.source.timeout / 6, 1.0), PROBE_INTERVAL)
         self._next = time.monotonic() + self._interval
 
     def run(self) -> None:

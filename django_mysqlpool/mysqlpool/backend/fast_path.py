@@ -1,0 +1,108 @@
+"""The way to a connection that lies ready, without Django's ``connect()``."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+from django.db.backends.mysql.base import DatabaseWrapper
+from django.db.backends.signals import connection_created
+
+from django_mysqlpool.mysqlpool.pool.stacks import stack_of_caller
+from django_mysqlpool.mysqlpool.pool.states import READY
+
+from .checkin import check_in
+from .pooled import PooledWrapper
+from .scope import current_scope, is_in_event_loop
+from .sequences import Sharing
+
+if TYPE_CHECKING:
+    from django_mysqlpool.mysqlpool.pool.connection import Lease
+
+#: Methods that Django calls to connect. A class that overrides one of these wants to be asked each time.
+_OVERRIDABLE = frozenset(
+    """
+    check_settings connect ensure_connection get_connection_params get_new_connection init_connection_state set_autocommit
+    """.split()
+)
+_overridable_of = attrgetter(*sorted(_OVERRIDABLE))
+
+
+def _is_djangos_own(method: Any) -> bool:
+    return type(method) is FunctionType and method.__globals__["__name__"].startswith("django.")
+
+
+#: Django's own methods. If one differs later, somebody has patched it, as Sentry does, and the fast path is off.
+_DJANGOS_OWN = tuple(filter(_is_djangos_own, _overridable_of(DatabaseWrapper)))
+#: The same, of what is asked for each cursor: pytest-django's refuses tests the database.
+ENSURE_CONNECTION = DatabaseWrapper.ensure_connection if _is_djangos_own(DatabaseWrapper.ensure_connection) else None
+
+
+def overrides_nothing(cls: type) -> bool:
+    """True if no class but Django's and ours has a say in how a wrapper of ``cls`` connects."""
+    others = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in {"django", "django_mysqlpool"}]
+    return all(_OVERRIDABLE.isdisjoint(vars(other)) for other in others)
+
+
+def resume(wrapper: PooledWrapper) -> bool:
+    """Check out a connection that lies ready, if Django's ``connect()`` would change nothing else.
+
+    That is so if nothing has been done to this wrapper since it returned a connection, its settings are what they were,
+    nobody listens for new connections, no code but Django's and ours has a say in it, and the session is set up.
+    """
+    if not wrapper.is_plain or connection_created.receivers or wrapper.settings_then != wrapper.settings_dict:
+        return False
+    if is_in_event_loop():  # where Django may refuse
+        return False
+    if _overridable_of(DatabaseWrapper) != _DJANGOS_OWN:
+        return False
+    assert wrapper.bound is not None
+    (_, _, autocommit), pool = wrapper.bound
+    with wrapper.use:
+        try:
+            wrapper.lease = lease = None if pool.is_abandoned else pool.checkout_idle(wrapper)
+            if lease is None:
+                return False
+            if wrapper.release is not None:
+                lease.sharing = Sharing()
+            session = lease.session
+            if (
+                wrapper.known_facts is not pool.server.data
+                or session.state != READY
+                or session.connection.get_autocommit() != autocommit
+            ):
+                return False  # connect() goes on with this lease
+            wrapper.is_parked = False
+            wrapper.errors_occurred = False
+            wrapper.health_check_done = True
+            wrapper.connection = session.connection
+            count_in(wrapper, lease)
+        except BaseException:
+            check_in(wrapper)
+            raise
+    return True
+
+
+def note_set_up(wrapper: PooledWrapper, lease: Lease) -> None:
+    """Django has set the session up."""
+    # What receivers of connection_created have done is set-up too.
+    lease.session.mark_set_up()
+    if lease.statement is not None:
+        lease.statement = lease.session.history.sequence = None
+        if lease.sharing is not None:
+            lease.sharing.sequence = None
+    count_in(wrapper, lease)
+
+
+def count_in(wrapper: PooledWrapper, lease: Lease) -> None:
+    """The lease is ready for use: it is the current work's."""
+    scope = current_scope()
+    if scope is not None:
+        scope.add(lease)
+    assert wrapper.pool_options is not None
+    if scope is None or wrapper.pool_options.leak_after is not None:
+        lease.stack = stack_of_caller()
+    if lease.sharing is not None:
+        lease.return_requested = True
+    lease.is_connected = True

@@ -1,0 +1,107 @@
+"""What a pooled wrapper knows, beside what Django's does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from django.db import DEFAULT_DB_ALIAS
+from django.db.backends.base.base import NO_DB_ALIAS
+
+from django_mysqlpool.mysqlpool.pool.borrowing import Borrower, BorrowerReference, borrower_is_gone
+
+from .settings import pool_options
+
+if TYPE_CHECKING:
+    from django.db.backends.mysql.base import DatabaseWrapper
+
+    from django_mysqlpool.mysqlpool.drivers.base import Driver
+    from django_mysqlpool.mysqlpool.pool.connection import Lease
+    from django_mysqlpool.mysqlpool.pool.pool import Pool
+
+    class _Base(DatabaseWrapper, Borrower):
+        health_check_done: bool
+
+else:
+    _Base = object
+
+
+class ReleasePolicy(Protocol):
+    """Decides if a connection may be somebody else's between two statements."""
+
+    #: ``hold_connection`` blocks that are open.
+    holds: int
+
+    def forget(self) -> None:
+        """The wrapper has been reset to as if it had never connected."""
+
+    def is_pinned(self, wrapper: PooledWrapper, lease: Lease) -> bool:
+        """True if the connection has to stay between statements, though nothing is being done with it."""
+
+    def note_pin(self, wrapper: PooledWrapper, lease: Lease) -> None:
+        """Count a lease that stays."""
+
+    def note_parked(self, wrapper: PooledWrapper, lease: Lease) -> None:
+        """The connection was checked in between two statements."""
+
+
+class PooledWrapper(_Base):
+    """The state of a pooled wrapper. The modules of this package read and change it, under ``use``."""
+
+    #: The driver's module is ``Database`` in Django's backend.
+    driver: Driver
+    #: Makes the policy of ``release = "transaction"``.
+    transaction_release: Callable[[], ReleasePolicy]
+    #: No class but Django's and ours has a say in how it connects.
+    is_plain = False
+
+    def __init__(self, settings_dict: dict[str, Any], alias: str = DEFAULT_DB_ALIAS) -> None:
+        super().__init__(settings_dict, alias)
+        del settings_dict  # an error about the options shows this frame's variables
+        #: ``None``: not pooled, as is Django's connection without a database, which creates and drops test databases.
+        self.pool_options = None if alias == NO_DB_ALIAS else pool_options(alias, self.settings_dict)
+        #: ``None``: the connection stays until the request ends, or Django closes it.
+        self.release: ReleasePolicy | None = None
+        if self.pool_options is not None and self.pool_options.releases_per_transaction:
+            self.release = self.transaction_release()
+        #: Held while anything is done with the connection.
+        self.use = threading.RLock()
+        self.reference = BorrowerReference(self, borrower_is_gone)
+        self.reference.alias, self.reference.use = alias, self.use
+        self.lease: Lease | None = None
+        #: No connection is checked out, and Django does not have to know: its state is that of a connected wrapper.
+        self.is_parked = False
+        #: Django's ``connect()`` is at work.
+        self.is_connecting = False
+        #: The settings at the last ``connect()``.
+        self.settings_then: dict[str, Any] | None = None
+        #: The last pool, and what it was looked up for.
+        self.bound: tuple[tuple[Any, ...], Pool] | None = None
+        #: What Django knows about the server: the same object as the pool's while it is up to date.
+        self.known_facts: dict[str, Any] | None = None
+
+    def is_of_this_thread(self) -> bool:
+        """True if the calling thread has made it."""
+        return self._thread_ident == threading.get_ident()  # type: ignore[attr-defined, no-any-return]
+
+    def is_in_shared_block(self) -> bool:
+        """True if a transaction is open that any thread may go on with (Django's ``inc_thread_sharing()``)."""
+        return (self.in_atomic_block or not self.autocommit) and self.allow_thread_sharing
+
+
+def forget_connection(wrapper: PooledWrapper) -> None:
+    """Be as if the wrapper had never connected; the connection itself is somebody else's to see to."""
+    wrapper.lease = None
+    wrapper.is_parked = True
+    wrapper.connection = None
+    wrapper.in_atomic_block = False
+    wrapper.savepoint_ids = []
+    wrapper.atomic_blocks = []
+    wrapper.needs_rollback = False
+    wrapper.closed_in_transaction = False
+    wrapper.run_on_commit = []
+    wrapper.run_commit_hooks_on_set_autocommit_on = False
+    wrapper.autocommit = wrapper.settings_dict["AUTOCOMMIT"]
+    if wrapper.release is not None:
+        wrapper.release.forget()
