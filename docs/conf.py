@@ -12,11 +12,13 @@ project = "django-mysqlpool"
 copyright = "the django-mysqlpool developers"
 version = release = django_mysqlpool.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinxcontrib.mermaid"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"django-mysqlpool {version}"
 
+# As GitHub reads them.
+myst_fence_as_directive = ["mermaid"]
 myst_enable_extensions = ["substitution"]
 myst_substitutions = {"version": version}
 myst_heading_anchors = 3

@@ -41,7 +41,7 @@ def told(caplog):
     def messages(at_least: int = 0) -> list[str]:
         """What has been told; what was said is told as the maintenance thread does it, which may be doing it just now."""
         tell()
-        texts = [record.getMessage() for record in caplog.records if "never returned" in record.getMessage()]
+        texts = [record.getMessage() for record in caplog.records if "never given back" in record.getMessage()]
         if len(texts) < at_least:
             eventually(messages, lambda texts: len(texts) >= at_least)
             return messages()

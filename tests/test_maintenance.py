@@ -199,7 +199,7 @@ class TestADeadThread:
         with transaction.atomic():
             assert Account.objects.select_for_update(nowait=True).get(pk=account.pk).balance == 0
         account.delete()
-        assert "never returned by thread 'forgetful'" in caplog.text
+        assert "never given back by thread 'forgetful'" in caplog.text
         assert f"{__file__}:" in caplog.text
         assert "in forget" in caplog.text
 

@@ -187,7 +187,7 @@ class TestAHandlerThatWritesThroughTheORM:
         wrapper, logs = make_alias(pool={"pool_size": 1, "max_overflow": 0}), make_alias(pool={"pool_size": 1})
         handler = into_database(logs.alias)
         forget(wrapper.alias)
-        eventually(lambda: handler.written, lambda written: any("never returned" in text for _, text in written))
+        eventually(lambda: handler.written, lambda written: any("never given back" in text for _, text in written))
         eventually(lambda: status_of(logs)["out"], lambda out: out == 0, seconds=5)
         assert not handler.lost
 
@@ -258,7 +258,7 @@ class TestAHandlerThatWritesThroughTheORM:
         monkeypatch.setattr(PoolMaintenance, "run", lambda chores: None)  # so that it is the thread that waits
         forget(wrapper.alias)
         look(wrapper.alias)
-        eventually(lambda: handler.written, lambda written: any("never returned" in text for _, text in written))
+        eventually(lambda: handler.written, lambda written: any("never given back" in text for _, text in written))
         eventually(lambda: status_of(wrapper)["out"], lambda out: out == 0, seconds=5)
         for _ in range(3):
             look(wrapper.alias)

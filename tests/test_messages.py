@@ -312,7 +312,7 @@ class TestPoolTimeout:
         pool = wrapper.pool
         status = pool.status()
         for error in (None, OperationalError(2003, "Can't connect")):
-            assert "Return connections sooner" in str(timeout_of(pool, error))
+            assert "Give connections back sooner" in str(timeout_of(pool, error))
         assert status["out"] == 1
 
     @pytest.mark.parametrize(

@@ -332,7 +332,7 @@ class TestTransactionsLeftOpen:
         gc.collect()
         backend_pid(wrapper)
         assert not Account.objects.filter(name="lost").exists()
-        eventually(lambda: caplog.text, lambda text: "never returned by thread 'MainThread'" in text)
+        eventually(lambda: caplog.text, lambda text: "never given back by thread 'MainThread'" in text)
 
 
 class TestLife:

@@ -69,7 +69,7 @@ class _Place:
         if last is not None:
             self.next_at = now + self.pause
             self.pause = min(2 * self.pause, LONGEST_PAUSE)
-            say(logging.WARNING, "A connection of alias '%s' was never returned by thread '%s'%s%s.%s", *last)
+            say(logging.WARNING, "A connection of alias '%s' was never given back by thread '%s'%s%s.%s", *last)
 
 
 # By alias and place; first in, first out. Without a lock: it may be the garbage collector that tells of one.
@@ -211,6 +211,6 @@ def _advice(status: dict[str, Any], last_connect_error: Exception | None) -> str
             "A larger pool does not help."
         )
     return (
-        "Return connections sooner (ConnectionReleaseMiddleware, auto_close_db), or raise pool_size or "
+        "Give connections back sooner (ConnectionReleaseMiddleware, auto_close_db), or raise pool_size or "
         "max_overflow in OPTIONS['pool'], as far as the server's max_connections allows."
     )
