@@ -130,6 +130,10 @@ WRONG = [
     ({"max_waiting": 1.5}, r"['max_waiting'] is 1.5"),
     ({"creator": len}, "has the key 'creator'"),
     ({"pool_class": "QueuPool"}, "is 'QueuPool', which sqlalchemy.pool does not have. Did you mean 'QueuePool'?"),
+    (
+        {"pool_class": "Other"},
+        "Use one of AssertionPool, NullPool, QueuePool, SingletonThreadPool, StaticPool, or the dotted",
+    ),
     ({"pool_class": "AsyncAdaptedQueuePool"}, "a pool for asyncio drivers; mysqlclient is not one. Use 'QueuePool'"),
     ({"pool_class": "no.such.Pool"}, "is 'no.such.Pool', which can't be imported"),
     ({"pool_class": "collections.OrderedDict"}, "which is not a pool class of SQLAlchemy"),

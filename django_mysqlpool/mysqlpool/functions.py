@@ -96,7 +96,7 @@ _MYSQL_ADJOINING = """
     st_collect>=8.0.24 sysdate
 """
 
-#: These, before a parenthesis, call nothing; where one can't be the name of a stored function either.
+#: These, before a parenthesis, call nothing, and none can be the name of a stored function there.
 _BOTH_WORDS = """
     all and any as between binary by case character cross datetime decimal distinct distinctrow div double else end
     except exists float from group having in index inner integer intersect is join key keys like limit match natural

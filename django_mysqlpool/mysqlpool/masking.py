@@ -36,7 +36,7 @@ class _Masked:
     def __repr__(self) -> str:
         return repr(MASK)
 
-    # Sentry asks for this where it would take a string as it is.
+    # Sentry asks for this if it would take a string as it is.
     __sentry_repr__ = __repr__
 
     def __getitem__(self, index: Any) -> Any:

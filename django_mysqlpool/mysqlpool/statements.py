@@ -1,6 +1,6 @@
 """The analysis of statements: what each leaves in its session, read from its text as it passes the cursor.
 
-The analysis rests on a list of what is known to be harmless: a statement is ``CLEAN`` only where its verb, every function
+The analysis rests on a list of what is known to be harmless: a statement is ``CLEAN`` only if its verb, every function
 that it calls and every construct in it are known to leave nothing that the session's next borrower could notice.
 Whatever is not understood is ``DIRTY``; that costs a reset of the session and never a leak. Three things can't be seen in a
 statement's text: what a trigger, a view or a generated value of the tables does; what text that only the server puts
@@ -67,7 +67,7 @@ _ONE_BYTE = frozenset(
     """.split()
 )
 
-# (Possessive where Python knows that, so that a long string is not remembered piece by piece.)
+# (Possessive if Python knows that, so that a long string is not remembered piece by piece.)
 _ONCE = "+" if sys.version_info >= (3, 11) else ""
 # Between quotes: anything but a placeholder, whose argument brings quotes of its own.
 _PERCENT = "%%|%(?![%s(])"
@@ -154,7 +154,7 @@ _QUERIES = frozenset({"select", "values", "table", "update", "delete", "show"})
 _INSERTS = frozenset({"insert", "replace"})
 _EXPLAINED = frozenset({"select", "values", "update", "delete", "insert", "replace", "with"})
 _EXPLAINS = frozenset({"explain", "describe", "desc", "analyze"})
-#: Verbs of statements that run stored code only where they call it by a name before a parenthesis.
+#: Verbs of statements that run stored code only if they call it by a name before a parenthesis.
 _PLAIN = _QUERIES | _EXPLAINS | _INSERTS | frozenset({"with", "set", "use", "lock", "unlock", "start", "flush", "drop"})
 #: Functions that leave something, and are no stored code on any server.
 _BUILT_IN = frozenset({"get_lock", "release_lock", "release_all_locks", "lastval", "nextval", "setval"})

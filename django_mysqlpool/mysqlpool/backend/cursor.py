@@ -26,7 +26,7 @@ def watched(cursor_class: type, *mixins: type) -> type:
     return type(f"Watched{cursor_class.__name__}", bases, {name: _watched_fetch(cursor_class, name) for name in fetches})
 
 
-#: The methods that read rows from the server, where the cursor is unbuffered.
+#: The methods that read rows from the server if the cursor is unbuffered.
 _FETCHES = ("fetchone", "fetchmany", "fetchall", "scroll")
 
 
@@ -142,7 +142,7 @@ class _Watched:
             lease.note_error(error)
 
     def leave_what_is_over(self) -> None:
-        """Be closed, as the driver sees it, where the connection was returned."""
+        """Be closed, as the driver sees it, if the connection was returned."""
         if self._lease is not None and self._lease.state == RETURNED:
             self.connection = None
 
@@ -152,7 +152,7 @@ class _Watched:
         return result is not None and self._lease is not None and self._lease.session.driver.has_unread_rows(result)
 
     def _share(self, lease: Lease, effects: StatementEffects) -> Lease:
-        """The lease to send a statement on, where the connection may have gone back after the last one."""
+        """The lease to send a statement on: the connection may have gone back after the last one."""
         if lease.state == RETURNED and self.connection is not None:
             lease = self._take_again(lease)
         wrapper: Any = lease.borrower()

@@ -84,8 +84,8 @@ class Sequences:
     def _is_last_id_of(self, sequence: Sequence, lease: Lease, effects: StatementEffects) -> bool:
         """True if the session's last id is of this sequence.
 
-        An INSERT that gives its own id, or whose table numbers nothing, leaves an older one in place. So where others have
-        inserted on this session, it is asked which it is; but not where the question is about the previous statement too.
+        An INSERT that gives its own id, or whose table numbers nothing, leaves an older one in place. So if others have
+        inserted on this session, it is asked which it is; but not if the question is about the previous statement too.
         """
         if sequence.last_id is None or lease.session.history.last_id_of is sequence:
             return sequence.last_id is not None

@@ -227,12 +227,12 @@ class _Reader:
         if not isinstance(value, str):
             return value
         if "." not in value:
-            if value in _class_names():
-                return getattr(sqlalchemy.pool, value)
+            if value in _pool_classes():
+                return _pool_classes()[value]
+            names = [name for name, found in _pool_classes().items() if not compat.is_asyncio(found)]
             raise self._error(
                 f"{where} is {value!r}, which sqlalchemy.pool does not have."
-                f"{_nearest(value, _class_names())} Use one of {', '.join(_class_names())}, "
-                "or the dotted path of a class."
+                f"{_nearest(value, names)} Use one of {', '.join(names)}, or the dotted path of a class."
             )
         try:
             return import_string(value)
@@ -261,15 +261,13 @@ def _name_of(pool_class: type[Any]) -> str:
 
 
 @cache
-def _class_names() -> tuple[str, ...]:
-    """The names of the pool classes in the installed SQLAlchemy, those for asyncio included."""
-    return tuple(
-        sorted(
-            name
-            for name, value in vars(sqlalchemy.pool).items()
-            if isinstance(value, type) and issubclass(value, sqlalchemy.pool.Pool) and value is not sqlalchemy.pool.Pool
-        )
-    )
+def _pool_classes() -> dict[str, type[sqlalchemy.pool.Pool]]:
+    """The pool classes in the installed SQLAlchemy, those for asyncio included, by their names."""
+    return {
+        name: value
+        for name, value in sorted(vars(sqlalchemy.pool).items())
+        if isinstance(value, type) and issubclass(value, sqlalchemy.pool.Pool) and value is not sqlalchemy.pool.Pool
+    }
 
 
 def _known_keys(pool_class: type[sqlalchemy.pool.Pool]) -> frozenset[str]:

@@ -61,7 +61,7 @@ class PooledDatabaseMixin(PooledWrapper):
 
     @property
     def pool(self) -> Pool | None:
-        """The pool that serves this alias as its settings are now; ``None`` where it is not pooled."""
+        """The pool that serves this alias as its settings are now; ``None`` if it is not pooled."""
         return None if self.pool_options is None else pool_of(self, self.get_connection_params())
 
     def close_pool(self) -> None:

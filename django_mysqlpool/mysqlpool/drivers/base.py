@@ -48,7 +48,7 @@ class Driver(ABC):
 
     @cached_property
     def cursor_class(self) -> type:
-        """The cursor that the driver makes where nobody asks for another."""
+        """The cursor that the driver makes if nobody asks for another."""
         return import_module(f"{self._module.__name__}.cursors").Cursor  # type: ignore[no-any-return]
 
     @abstractmethod
@@ -65,7 +65,7 @@ class Driver(ABC):
 
     @abstractmethod
     def descriptor(self, connection: Any) -> int:
-        """Its socket's; an error where the connection is closed."""
+        """Its socket's; an error if the connection is closed."""
 
     @abstractmethod
     def observed_methods(self, connection: Any, observer: Observer) -> dict[str, Method]:
@@ -85,7 +85,7 @@ class Driver(ABC):
 
     @abstractmethod
     def ask(self, connection: Any, query: bytes, timeout: float) -> Rows | None:
-        """The rows that the server answers; ``None`` where it does not begin to within ``timeout`` seconds."""
+        """The rows that the server answers; ``None`` if it does not begin to within ``timeout`` seconds."""
 
     @abstractmethod
     def reset(self, connection: Any, params: Mapping[str, Any]) -> bool:

@@ -72,7 +72,7 @@ class PyMySQL(Driver):
     is_cooperative = True
     reset_keeps_role = True
     cursor_mixins = (_PyMySQLCursor,)
-    #: Seconds for ``connect_timeout`` where it is not given, as the driver has it.
+    #: Seconds for ``connect_timeout`` if it is not given, as the driver has it.
     CONNECT_TIMEOUT = 10
 
     def open(self, connect: Callable[[dict[str, Any]], Any], params: dict[str, Any]) -> Any:

@@ -34,6 +34,6 @@ def _can_be_reset(session: Session) -> bool:
     return (
         session.state < UNSALVAGEABLE
         and session.driver.is_between_statements(session.connection)
-        # MariaDB Connector/C's mysql_change_user() writes to freed memory where the connection has been cut.
+        # MariaDB Connector/C's mysql_change_user() writes to freed memory if the connection has been cut.
         and session.socket.is_still_open()
     )

@@ -84,7 +84,7 @@ def fault_of(error: BaseException, *, asked_for_read_only: bool = False, is_mari
     """Classify an error of the driver.
 
     With ``asked_for_read_only`` the session has, or may have, asked for read-only transactions itself, and to be refused
-    a write in one tells nothing about the server. Some numbers mean another thing where the server ``is_mariadb``.
+    a write in one tells nothing about the server. Some numbers mean another thing if the server ``is_mariadb``.
     """
     number = _number_of(error)
     if number in _LOST or (number in _LOST_BY_MYSQL and not is_mariadb):

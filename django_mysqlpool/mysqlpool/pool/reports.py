@@ -97,7 +97,7 @@ def forgotten(lease: Lease) -> None:
 
 
 def tell_forgotten() -> None:
-    """Log what has been forgotten since, where a place's pause is over; the maintenance thread calls it in each round."""
+    """Log what has been forgotten since, if a place's pause is over; the maintenance thread calls it in each round."""
     now = time.monotonic()
     for place in tuple(_places.copy().values()):
         if place.last is not None and now >= place.next_at:

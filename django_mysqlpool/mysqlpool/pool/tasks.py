@@ -46,7 +46,7 @@ class Reclaim(Task):
     """Reclaims what nobody will return."""
 
     def run(self) -> None:
-        # The main thread ends where the process does, and exit handlers may still use what it holds.
+        # The main thread ends when the process does, and exit handlers may still use what it holds.
         self.pool.reclaim(spare=threading.main_thread())
 
 
