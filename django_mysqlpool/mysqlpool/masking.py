@@ -66,11 +66,9 @@ class MaskedStr(_Masked, str):
 
 
 def _masked(value: Any) -> Any:
-    if not value or isinstance(value, _Masked):
-        return value
-    if isinstance(value, str):
+    if isinstance(value, str) and value:
         return MaskedStr(value)
-    return MaskedBytes(value) if isinstance(value, bytes) else value
+    return MaskedBytes(value) if isinstance(value, bytes) and value else value
 
 
 class ConnectionParams(dict[str, Any]):
@@ -79,6 +77,8 @@ class ConnectionParams(dict[str, Any]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for key, value in self.items():
+            if isinstance(value, _Masked):
+                continue
             if _is_secret[key]:
                 self[key] = _masked(value)
             elif key == "init_command":  # SET PASSWORD = '...', SET @token = '...'

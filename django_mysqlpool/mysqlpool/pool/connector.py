@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from django.db import Error, OperationalError
@@ -50,19 +51,16 @@ class PoolForgotten(Exception):
 _OPTION_FILES = {"read_default_file", "read_default_group"}
 
 
+@dataclass(eq=False)
 class ConnectRequest(SlotRequest):
     """A checkout that may have to open a connection."""
 
-    __slots__ = ("borrower", "hopes_until", "is_refused", "params")
-
-    def __init__(self, borrower: Borrower, params: Mapping[str, Any], timeout: float) -> None:
-        super().__init__(time.monotonic() + timeout)
-        self.borrower = borrower
-        self.params = params
-        #: Until then it is not content with a server that takes no writes if others may; ``time.monotonic()``.
-        self.hopes_until = time.monotonic() + min(HOPE, PART_OF_TIMEOUT * timeout)
-        #: The connection that was just opened for it is not to be handed out.
-        self.is_refused = False
+    borrower: Borrower = field(kw_only=True)
+    params: Mapping[str, Any] = field(kw_only=True, repr=False)
+    #: ``time.monotonic()``
+    started_at: float = field(default_factory=time.monotonic, init=False)
+    #: The connection that was just opened for it is not to be handed out.
+    is_refused: bool = field(default=False, init=False)
 
     def seconds_left(self) -> float:
         return max(self.deadline - time.monotonic(), 0)
@@ -136,7 +134,7 @@ class Connector:
 
         :raises PoolForgotten: if the pool opens no connection any more
         """
-        request: ConnectRequest | None = self.source.request_of(record)
+        request: Any = self.source.request_of(record)
         if request is None:
             raise RuntimeError("a pool of django_mysqlpool opens connections only for checkouts of Django's")
         connection: Any = None
@@ -158,7 +156,9 @@ class Connector:
         """Open a connection for a request."""
         generation = self.generation
         borrower = request.borrower
-        params = self._params_in_time(request)
+        # In whole seconds that end with the request's deadline.
+        seconds = min(request.params.get("connect_timeout") or CONNECT_TIMEOUT, request.deadline - time.monotonic())
+        params = ConnectionParams(request.params, connect_timeout=max(math.ceil(seconds), 1))
         try:
             connection = borrower.open_connection(params)
         except Exception as error:
@@ -191,14 +191,11 @@ class Connector:
             raise
         return connection
 
-    def _params_in_time(self, request: ConnectRequest) -> dict[str, Any]:
-        """The connection parameters, with a ``connect_timeout`` in whole seconds that ends with the request's deadline."""
-        seconds = min(request.params.get("connect_timeout") or CONNECT_TIMEOUT, request.deadline - time.monotonic())
-        return ConnectionParams(request.params, connect_timeout=max(math.ceil(seconds), 1))
-
     def _accepts(self, session: Session, request: ConnectRequest) -> bool:
         """Ask a new session if it takes writes."""
-        if self.writes.accepts_new(session, min(PING_TIMEOUT, request.seconds_left()), request.hopes_until):
+        # Until then it is not content with a server that takes no writes if others may.
+        hopes_until = request.started_at + min(HOPE, PART_OF_TIMEOUT * self.source.timeout)
+        if self.writes.accepts_new(session, min(PING_TIMEOUT, request.seconds_left()), hopes_until):
             return True
         self.last_connect_error = (OperationalError("its server takes no writes, and others do"), time.monotonic())
         self.source.attempts.connect_refused(first=FIRST_PAUSE_BETWEEN_SERVERS, longest=LONGEST_PAUSE_BETWEEN_SERVERS)

@@ -127,7 +127,7 @@ class Pool:
         lease = self.checkout_idle(borrower)
         if lease is not None:
             return lease
-        request = ConnectRequest(borrower, params, self.source.timeout)
+        request = ConnectRequest(time.monotonic() + self.source.timeout, borrower=borrower, params=params)
         try:
             return self._lease(self._acquire(request), borrower)
         finally:
@@ -288,7 +288,7 @@ class Pool:
         if found is None:
             return False
         borrower, params = found
-        request = ConnectRequest(borrower, params, self.source.timeout)
+        request = ConnectRequest(time.monotonic() + self.source.timeout, borrower=borrower, params=params)
         request.needs_new = request.is_maintenance = True
         try:
             self.source.release(self._acquire(request))

@@ -8,7 +8,6 @@ Here a slot is SQLAlchemy's record of a connection, and ``slots.py`` decides who
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sized
 from operator import attrgetter
 from typing import Any, Protocol
@@ -81,7 +80,6 @@ class SlotPool(Pool):
     ) -> None:
         Pool.__init__(self, creator, **kw)
         self.pool_size = pool_size
-        self.max_overflow = max_overflow
         self.timeout = timeout
         self.idle_timeout = idle_timeout
         self.min_idle = min_idle
@@ -94,6 +92,8 @@ class SlotPool(Pool):
         #: Is told what became of attempts to connect.
         self.attempts = self.queue
         self.idle_slots = IdleSlots(self.queue)
+        #: Tells the request for which a connection is opened in a record.
+        self.request_of = self.queue.store.request_of
         self._handover = _Handover()
         self._checks: ConnectionChecks | None = None
         self._closer: ConnectionCloser | None = None
@@ -138,24 +138,19 @@ class SlotPool(Pool):
         :raises SlotTimeout: if none came free before the request's deadline
         :raises QueueFull: if ``max_waiting`` threads wait already
         """
-        slot = self._acquire_usable(request)
-        if _events_of(self.dispatch) != self._unheard or any(self._heard_by_all) or self._is_always_heard:
-            return self._proxy_of(slot)
-        try:
-            slot.get_connection()
-        except BaseException:
-            self.release(slot, keep=False)
-            raise
-        return slot
-
-    def _acquire_usable(self, request: SlotRequest) -> Any:
-        """Acquire a slot that is empty or whose connection is usable."""
         slot = self.queue.acquire(request)
         try:
             connection = slot.dbapi_connection
             if connection is not None and self._checks is not None and not self._checks.is_usable(connection, request):
                 slot.close()
         except BaseException:  # an interrupt, perhaps of a ping, whose answer is still to come
+            self.release(slot, keep=False)
+            raise
+        if _events_of(self.dispatch) != self._unheard or any(self._heard_by_all) or self._is_always_heard:
+            return self._proxy_of(slot)
+        try:
+            slot.get_connection()
+        except BaseException:
             self.release(slot, keep=False)
             raise
         return slot
@@ -197,13 +192,9 @@ class SlotPool(Pool):
                     self._closer.close_at_once(connection)
             raise
 
-    def request_of(self, record: Any) -> Any:
-        """The request for which a connection is opened in ``record``."""
-        return self.queue.store.request_of(record)
-
     def is_being_opened(self, record: Any, connection: Any) -> bool:
         """True if the request for which ``record`` was taken last is not finished."""
-        return self.queue.store.request_of(record) is not None
+        return self.request_of(record) is not None
 
     def opened(self, connection: Any) -> None:
         """A connection has been opened for a request."""
@@ -215,7 +206,9 @@ class SlotPool(Pool):
 
     def _do_get(self) -> Any:
         slot, self._handover.slot = self._handover.slot, None
-        return slot or self._acquire_usable(SlotRequest(time.monotonic() + self.timeout))
+        if slot is None:
+            raise RuntimeError("a pool of django_mysqlpool hands connections out only for checkouts of Django's")
+        return slot
 
     def _do_return_conn(self, record: Any) -> None:
         self.queue.release(record)

@@ -32,7 +32,7 @@ class SlotStore(Generic[S]):
         #: All slots: an unlimited store drops them when they are empty.
         self._all = set(self._empty)
         #: The request that each slot was taken for last.
-        self._taken_for: dict[S, ref[SlotRequest]] = {}
+        self.taken_for: dict[S, ref[SlotRequest]] = {}
 
     def __repr__(self) -> str:
         empty = len(self._empty) if self.cap is not None else "any number of"
@@ -45,19 +45,15 @@ class SlotStore(Generic[S]):
 
     # Requests
 
-    def note_request(self, slot: S, request: SlotRequest) -> None:
-        """A slot is taken for ``request``."""
-        self._taken_for[slot] = ref(request)
-
     def request_of(self, slot: S) -> SlotRequest | None:
         """The request that a slot was taken for last, if its thread still has it."""
-        taken_for = self._taken_for.get(slot)
+        taken_for = self.taken_for.get(slot)
         request = None if taken_for is None else taken_for()
         return None if request is None or request.is_finished else request
 
     def in_maintenance(self) -> int:
         """How many slots are out of the queue though nobody uses them."""
-        requests = (taken_for() for taken_for in self._taken_for.values())
+        requests = (taken_for() for taken_for in self.taken_for.values())
         return sum(request is not None and request.is_maintenance and not request.is_finished for request in requests)
 
     # Take and put
@@ -71,15 +67,17 @@ class SlotStore(Generic[S]):
 
     def take(self, request: SlotRequest) -> S | None:
         """A slot for the first in the queue: an idle one before an empty one."""
-        slot = self.take_idle()
-        if slot is None:
+        try:
+            slot = (self.idle.pop() if self.lifo else self.idle.popleft())[0]
+        except IndexError:
             return self.take_empty(request)
-        self.note_request(slot, request)
+        self.taken_for[slot] = ref(request)
         return slot
 
     def take_empty(self, request: SlotRequest) -> S | None:
         """Take an empty slot if the back-off allows an attempt to connect."""
-        if not self._backoff.allows_attempt:
+        backoff = self._backoff
+        if not backoff.is_closed and not backoff.allows_attempt:
             return None
         if self.cap is None:
             slot = self._make_slot()
@@ -89,8 +87,9 @@ class SlotStore(Generic[S]):
                 slot = self._empty.pop()
             except IndexError:
                 return None
-        self.note_request(slot, request)
-        self._backoff.start_attempt(slot)
+        self.taken_for[slot] = ref(request)
+        if not backoff.is_closed:
+            backoff.start_attempt(slot)
         return slot
 
     def put(self, slot: S) -> None:
@@ -100,7 +99,7 @@ class SlotStore(Generic[S]):
             return
         self._backoff.end_attempt(slot)
         if self.cap is None:
-            self._taken_for.pop(slot, None)
+            self.taken_for.pop(slot, None)
             self._all.discard(slot)
         elif slot in self._all:  # else it was lost, and has been replaced
             self._empty.append(slot)
@@ -111,7 +110,7 @@ class SlotStore(Generic[S]):
             self.idle.remove(item)
         except (ValueError, IndexError):  # IndexError: other threads changed the deque during the search
             return False
-        self.note_request(item[0], request)
+        self.taken_for[item[0]] = ref(request)
         return True
 
     # All of them
@@ -126,7 +125,7 @@ class SlotStore(Generic[S]):
 
     def replace(self, slot: S) -> None:
         """Have a new empty slot in the place of this one."""
-        self._taken_for.pop(slot, None)
+        self.taken_for.pop(slot, None)
         self._backoff.end_attempt(slot)
         self._all.discard(slot)
         self.make_up()

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from typing import Generic
+from weakref import ref
 
 from django_mysqlpool.mysqlpool.errors import copy_of
 
@@ -226,7 +227,7 @@ class SlotQueue(Generic[S]):
                 self.store.put(slot)
                 return
             # (It need not be the same one: the garbage collector may have served the first just now.)
-            self.store.note_request(slot, waiter.request)
+            self.store.taken_for[slot] = ref(waiter.request)
             waiter.slot = slot
             waiter.wake()
 

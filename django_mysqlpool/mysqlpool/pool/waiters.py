@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 
@@ -26,22 +27,20 @@ class SlotTimeout(Exception):
     """No slot came free before the deadline."""
 
 
+@dataclass(eq=False)
 class SlotRequest:
     """A thread's request for a slot."""
 
-    __slots__ = ("__weakref__", "deadline", "is_finished", "is_first", "is_maintenance", "needs_new")
-
-    def __init__(self, deadline: float = math.inf, *, is_maintenance: bool = False) -> None:
-        #: ``time.monotonic()``
-        self.deadline = deadline
-        #: The thread has no slot any more.
-        self.is_finished = False
-        #: The thread only looks after the connection. Others wait a little for the slot.
-        self.is_maintenance = is_maintenance
-        #: The thread was first in the queue, and the server refused it: it is first again.
-        self.is_first = False
-        #: An empty slot is requested, now or not at all.
-        self.needs_new = False
+    #: ``time.monotonic()``
+    deadline: float = math.inf
+    #: The thread only looks after the connection. Others wait a little for the slot.
+    is_maintenance: bool = field(default=False, kw_only=True)
+    #: The thread has no slot any more.
+    is_finished: bool = field(default=False, init=False)
+    #: The thread was first in the queue, and the server refused it: it is first again.
+    is_first: bool = field(default=False, init=False)
+    #: An empty slot is requested, now or not at all.
+    needs_new: bool = field(default=False, init=False)
 
 
 class Waiter(Generic[S]):
