@@ -203,13 +203,13 @@ class TestOutOfMemory:
         wrapper = make_alias(pool={"pool_size": 2})
         hold_at_once(wrapper.alias, 2)
 
-        def fail(transit: ForkBarrier) -> Any:
+        def fail(barrier: ForkBarrier, operation: object) -> None:
             raise error
 
         gc.disable()
         try:
             with monkeypatch.context() as patch:
-                patch.setattr(ForkBarrier, "operation", fail)
+                patch.setattr(ForkBarrier, "begin", fail)
                 for _ in range(3):  # an interrupt ends each, as it should, whatever its class
                     with suppress(error):
                         close_pool(wrapper.alias)

@@ -89,6 +89,17 @@ def work(alias: str) -> None:
         cursor.execute("SELECT 2")
 
 
+def leave_a_deferred_transaction(alias: str) -> None:
+    connections[alias].set_autocommit(False)
+
+
+def leave_it_to_a_checkin(alias: str) -> None:
+    try:
+        leave_a_deferred_transaction(alias)
+    finally:
+        connections[alias].check_in()
+
+
 def in_block(alias: str) -> None:
     with auto_close_db():
         work(alias)
@@ -147,10 +158,22 @@ def assert_whole(alias: str) -> None:
             assert future.result() == ((None, 1, DATABASE), (3,))
 
 
+def assert_outside_of_work(alias: str) -> None:
+    """This thread does no work that has ended, which would want its connection back after each statement."""
+    wrapper: Any = connections[alias]
+    with wrapper.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        cursor.fetchall()
+    if wrapper.release is None:
+        assert wrapper.lease is not None
+        assert not wrapper.lease.return_requested
+    wrapper.close()
+
+
 @pytest.mark.skipif(RELEASE == "transaction", reason="has both modes in one run")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("unit", "release", "error"), UNITS, ids=lambda value: getattr(value, "__name__", value))
-def test_at_the_entry_of_every_function(unit, release, error, make_alias):
+def test_at_the_entry_of_every_function(unit, release, error, make_alias):  # noqa: C901
     wrapper = make_alias(pool={"pool_size": CAP, "max_overflow": 0, "timeout": 10, "release": release}, at_most=CAP)
     alias = wrapper.alias
     swallowed, broken = [], {}
@@ -173,6 +196,8 @@ def test_at_the_entry_of_every_function(unit, release, error, make_alias):
             connections[alias].close()  # as anybody would do whose own close() was interrupted
         try:
             assert_whole(alias)
+            if unit in {in_block, decorated}:
+                assert_outside_of_work(alias)
         except Exception as problem:
             broken[f"{number}, at {interrupter.place}"] = repr(problem)
             connections[alias].close()
@@ -181,6 +206,33 @@ def test_at_the_entry_of_every_function(unit, release, error, make_alias):
     assert not swallowed
     assert not broken
     assert number > 80
+
+
+@pytest.mark.skipif(RELEASE == "transaction", reason="is about that mode in any case")
+@pytest.mark.parametrize("unit", [auto_close_db(leave_a_deferred_transaction), leave_it_to_a_checkin])
+def test_a_deferred_transaction_swallows_no_later_write(unit, make_alias, observer):
+    wrapper = make_alias(pool={"pool_size": CAP, "max_overflow": 0, "timeout": 10, "release": "transaction"})
+    alias = wrapper.alias
+    observer.query(f"DROP TABLE IF EXISTS {DATABASE}.swallowed")
+    observer.query(f"CREATE TABLE {DATABASE}.swallowed (a INT)")
+    for number in itertools.count():
+        interrupter = Interrupter(number, Interrupt)
+        try:
+            with interrupter.at_work():
+                unit(alias)
+        except Interrupt:
+            pass
+        if interrupter.place is None:
+            break
+        # Where an interrupt has left the transaction open, Django knows that, and a write in it is a part of it.
+        is_committed = connections[alias].get_autocommit()
+        with connections[alias].cursor() as cursor:
+            cursor.execute("INSERT INTO swallowed VALUES (%s)", [number])
+        connections[alias].check_in()
+        rows = observer.query(f"SELECT COUNT(*) FROM {DATABASE}.swallowed WHERE a = {number}")
+        assert rows == [(is_committed,)], interrupter.place
+    assert number > 5
+    observer.query(f"DROP TABLE {DATABASE}.swallowed")
 
 
 # Python tells nobody of what is raised in a finalizer, its own or ours.
@@ -216,3 +268,4 @@ def test_a_signal_during_thousands_of_units_of_work(unit, make_alias):
         signal.signal(signal.SIGALRM, before)
     assert interrupted > 100
     assert_whole(wrapper.alias)
+    assert_outside_of_work(wrapper.alias)

@@ -398,8 +398,11 @@ class TestWhatIsKept:
         ssl = {} if DRIVER == "pymysql" else {"ssl": {"key": f"/no/{SECRET}"}}
         wrapper = make_alias(options={"init_command": f"SET @token = '{SECRET}'", **ssl})
         wrapper.settings_dict["OPTIONS"].pop("ssl", None)
-        wrapper.ensure_connection()
-        lease = wrapper.lease
+        with wrapper.cursor() as cursor:
+            cursor.execute(f"SELECT '{SECRET}'")
+            cursor.fetchall()
+            lease = wrapper.lease
+            assert lease.statement == f"SELECT '{SECRET}'"
         (pool,) = (pool for pool in registry.pools() if wrapper.alias in pool.aliases)
         kept = [
             wrapper,

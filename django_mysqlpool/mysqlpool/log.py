@@ -11,19 +11,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 logger = logging.getLogger("django_mysqlpool")
 
 
 class _Here(threading.local):
-    """The calling thread."""
+    """The calling thread. Whoever sets ``is_held`` puts its last value back in a ``finally``."""
 
+    #: Nothing is logged now.
     is_held = False
 
 
-_here = _Here()
+here = _Here()
 #: Lines that are still to be logged: the level, the message, its arguments, and the error that led to it.
 unsaid: deque[tuple[int, str, tuple[object, ...], BaseException | None]] = deque()
 
@@ -34,24 +33,17 @@ def say(level: int, message: str, *arguments: object, error: BaseException | Non
         unsaid.append((level, message, arguments, error))
 
 
-@contextmanager
-def held() -> Iterator[None]:
-    """Log nothing in this thread while the block runs."""
-    before, _here.is_held = _here.is_held, True
-    try:
-        yield
-    finally:
-        _here.is_held = before
-
-
 def tell() -> None:
     """Log what has been said, unless this thread is in the middle of something; what a handler brings about comes later."""
-    if _here.is_held:
+    if here.is_held:
         return
-    with held():
+    try:
+        here.is_held = True
         for _ in range(len(unsaid)):
             try:
                 level, message, arguments, error = unsaid.popleft()
             except IndexError:  # another thread was quicker
                 return
             logger.log(level, message, *arguments, exc_info=error)
+    finally:
+        here.is_held = False

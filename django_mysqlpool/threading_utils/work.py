@@ -66,8 +66,8 @@ class Work(Scope):
 
     def add(self, lease: Lease) -> None:
         """Add a checkout to this scope, or to the surrounding one if that looks after the alias."""
-        if self.is_left() and self.runner is current_runner():
-            # An interrupt kept this work from ending, and its code is no longer running.
+        if (self.has_ended or self.is_left()) and self.runner is current_runner():
+            # Its code is no longer running: an interrupt has kept it from ending, or from leaving its block before that.
             set_current_scope(self.parent)
             if self.parent is not None:
                 self.parent.add(lease)

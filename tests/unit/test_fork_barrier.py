@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -49,6 +50,18 @@ def in_thread():
         assert not thread.is_alive()
 
 
+@contextmanager
+def operation(barrier: ForkBarrier) -> Iterator[None]:
+    """Open or close a connection in the block."""
+    this = object()
+    try:
+        barrier.begin(this)
+        yield
+    finally:
+        barrier.operations.discard(this)
+        barrier.note_end()
+
+
 def stop(barrier: ForkBarrier) -> None:
     barrier.raise_for_fork()
     barrier._lock.release()  # so that others can be seen to wait for the fork, and not for the lock
@@ -65,7 +78,7 @@ def test_a_fork_waits_for_what_is_operations(barrier, in_thread, monkeypatch):
     under_way, may_end = threading.Event(), threading.Event()
 
     def open_one() -> None:
-        with barrier.operation():
+        with operation(barrier):
             under_way.set()
             assert may_end.wait(10)
             steps.append("opened")
@@ -91,7 +104,7 @@ def test_what_begins_in_a_fork_waits_for_its_end(barrier, in_thread, monkeypatch
     steps: list[str] = []
 
     def open_one() -> None:
-        with barrier.operation():
+        with operation(barrier):
             steps.append("opened")
 
     stop(barrier)
@@ -107,7 +120,7 @@ def test_what_begins_in_a_fork_waits_for_its_end(barrier, in_thread, monkeypatch
 def test_the_forking_thread_itself_may_close_one(barrier):
     """As where the garbage collector drops one there."""
     stop(barrier)
-    with barrier.operation():
+    with operation(barrier):
         assert barrier.is_busy
     resume(barrier)
     assert not barrier._changed.is_waited_for.is_set()
@@ -115,7 +128,7 @@ def test_the_forking_thread_itself_may_close_one(barrier):
 
 def test_a_fork_does_not_wait_for_a_server_that_is_silent(barrier, monkeypatch):
     monkeypatch.setattr(module, "MAX_WAIT", 0.01)
-    with barrier.operation():
+    with operation(barrier):
         stop(barrier)
         assert barrier.is_busy
     resume(barrier)
@@ -126,7 +139,7 @@ def test_nor_does_anybody_wait_for_a_fork_that_does_not_end(barrier, in_thread, 
     opened = threading.Event()
 
     def open_one() -> None:
-        with barrier.operation():
+        with operation(barrier):
             opened.set()
 
     stop(barrier)
@@ -136,18 +149,23 @@ def test_nor_does_anybody_wait_for_a_fork_that_does_not_end(barrier, in_thread, 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_what_fails_is_not_operations_any_more(barrier, error):
-    with pytest.raises(error), barrier.operation():
+    with pytest.raises(error), operation(barrier):
         raise error
     assert not barrier.is_busy
 
 
-def test_what_an_interrupt_keeps_from_leaving_goes_with_its_frame(barrier):
-    manager = barrier.operation()
-    manager.__enter__()
-    assert barrier.is_busy
-    barrier._operations, left = set(), barrier._operations
-    del manager  # which leaves, but not what is put back here
-    barrier._operations = left
+def test_an_interrupt_on_its_way_out_holds_no_fork_up(barrier, monkeypatch):
+    """Though somebody keeps the exception, and so the frame."""
+    monkeypatch.setattr(module, "MAX_WAIT", 0.01)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(barrier, "note_end", interrupt)
+    with pytest.raises(KeyboardInterrupt) as kept, operation(barrier):
+        pass
+    assert kept.traceback
     assert not barrier.is_busy
     stop(barrier)
-    assert not barrier._operations
+    resume(barrier)
+    assert not barrier._changed.is_waited_for.is_set()

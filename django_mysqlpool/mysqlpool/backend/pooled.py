@@ -32,9 +32,10 @@ class ReleasePolicy(Protocol):
 
     #: ``hold_connection`` blocks that are open.
     holds: int
-
-    def forget(self) -> None:
-        """The wrapper has been reset to as if it had never connected."""
+    #: A transaction is begun for Django, and not yet on the server.
+    is_deferred: bool
+    #: The scope that Django's state belongs to while no lease does.
+    scope: Any
 
     def is_pinned(self, wrapper: PooledWrapper, lease: Lease) -> bool:
         """True if the connection has to stay between statements, though nothing is being done with it."""
@@ -91,7 +92,11 @@ class PooledWrapper(_Base):
 
 
 def forget_connection(wrapper: PooledWrapper) -> None:
-    """Be as if the wrapper had never connected; the connection itself is somebody else's to see to."""
+    """Be as if the wrapper had never connected; the connection itself is somebody else's to see to.
+
+    There is no call in between, at which an interrupt could come.
+    """
+    release = wrapper.release
     wrapper.lease = None
     wrapper.is_parked = True
     wrapper.connection = None
@@ -103,5 +108,5 @@ def forget_connection(wrapper: PooledWrapper) -> None:
     wrapper.run_on_commit = []
     wrapper.run_commit_hooks_on_set_autocommit_on = False
     wrapper.autocommit = wrapper.settings_dict["AUTOCOMMIT"]
-    if wrapper.release is not None:
-        wrapper.release.forget()
+    if release is not None:
+        release.is_deferred, release.scope = False, None

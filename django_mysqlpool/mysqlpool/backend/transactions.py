@@ -76,10 +76,6 @@ class TransactionRelease:
         """True if Django's state is other than a new connection's, while there is none."""
         return self.is_deferred or self.scope is not None
 
-    def forget(self) -> None:
-        """The wrapper has been reset to as if it had never connected."""
-        self.is_deferred, self.scope = False, None
-
     # What Django asks for
 
     def connect(self, wrapper: PooledWrapper) -> bool:
@@ -163,7 +159,7 @@ class TransactionRelease:
                 if is_deferred:
                     with debug_transaction(wrapper, "BEGIN"):
                         wrapper._set_autocommit(False)  # type: ignore[attr-defined]  # noqa: SLF001 (no public one sends just this)
-                self.forget()
+                self.is_deferred, self.scope = False, None
             except BaseException:
                 wrapper.close()
                 wrapper.is_parked, self.is_deferred, self.scope = True, is_deferred, scope
@@ -186,7 +182,8 @@ class TransactionRelease:
 
     def leave_block(self, wrapper: PooledWrapper) -> bool:
         """Reset Django's state if its scope has ended; ``False``: another thread has to."""
-        if self.scope is None or not self.scope.has_ended or wrapper.lease is not None:
+        deferred = self.scope
+        if deferred is None or not deferred.has_ended or wrapper.lease is not None:
             return True
         if not wrapper.is_of_this_thread():
             return False
@@ -195,10 +192,11 @@ class TransactionRelease:
 
     def _leave_block_of_other_work(self, wrapper: PooledWrapper) -> None:
         """Reset Django's state if this thread has gone on to other work since."""
-        if self.scope is None:
+        deferred = self.scope
+        if deferred is None:
             return
         scope = current_scope()
-        if self.scope.contains(scope) or not (self.scope.has_ended or scope is not None):
+        if deferred.contains(scope) or not (deferred.has_ended or scope is not None):
             return
         if wrapper.lease is None and wrapper.is_of_this_thread():
             forget_connection(wrapper)

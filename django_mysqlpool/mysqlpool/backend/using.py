@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from threading import get_ident
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from django.db import Error
 
@@ -16,9 +15,11 @@ if TYPE_CHECKING:
     from django_mysqlpool.mysqlpool.pool.connection import Lease
 
 
-@contextmanager
-def in_use(wrapper: PooledWrapper) -> Iterator[None]:
-    """Hold the connection, and tell the pool of errors that no cursor tells it of."""
+R = TypeVar("R")
+
+
+def use(wrapper: PooledWrapper, action: Callable[[], R]) -> R:
+    """Hold the connection during ``action``, and tell the pool of errors that no cursor tells it of."""
     with wrapper.use:
         lease = wrapper.lease
         if lease is None:
@@ -26,7 +27,7 @@ def in_use(wrapper: PooledWrapper) -> Iterator[None]:
         elif lease.thread_id != get_ident():
             lease.change_holder()
         try:
-            yield
+            return action()
         except BaseException as error:
             if wrapper.lease is not None:
                 # The driver's own, which Django has wrapped.

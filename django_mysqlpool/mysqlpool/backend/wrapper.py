@@ -1,12 +1,13 @@
 """The patch: what makes a subclass of Django's MySQL ``DatabaseWrapper`` draw on a pool.
 
-Each overridden method calls ``super()``: whatever Django does for MySQL is still Django's.
+Whatever Django does for MySQL is still Django's, by ``super()``.
 """
 
 from __future__ import annotations
 
 import time
 from threading import get_ident
+from traceback import clear_frames
 from typing import Any
 
 from django.db.backends.mysql.base import DatabaseWrapper
@@ -31,7 +32,7 @@ from .sequences import Sharing
 from .server_data import forget_server, server_data
 from .threads import detach_after_fork
 from .transactions import TransactionRelease, run_waiting_hooks
-from .using import drop_what_is_not_ours, in_use, leave_other_work, recheck
+from .using import drop_what_is_not_ours, leave_other_work, recheck, use
 
 #: Seconds since the last statement after which the connection is looked at before the next one.
 RECHECK_AFTER = 1.0
@@ -112,13 +113,18 @@ class PooledDatabaseMixin(PooledWrapper):
     def open_connection(self, conn_params: dict[str, Any]) -> Any:
         """A connection of the driver's, for the pool."""
         with WithoutFramesOf(self.Database.__name__):
-            return self.driver.open(super().get_new_connection, conn_params)
+            try:
+                return self.driver.open(super().get_new_connection, conn_params)
+            except BaseException as error:
+                # Whoever keeps an interrupt keeps its frames: one may have a connection that counts on the server.
+                clear_frames(error.__traceback__)
+                raise
 
     def connect(self) -> None:
         with self.use:
             self.is_parked = False
             if self.release is not None:
-                self.release.forget()
+                self.release.is_deferred, self.release.scope = False, None
             self.is_connecting = self.pool_options is not None
             try:
                 super().connect()
@@ -175,30 +181,36 @@ class PooledDatabaseMixin(PooledWrapper):
             return cursor
 
     def _commit(self) -> None:
-        with in_use(self):
-            super()._commit()  # type: ignore[misc]
+        use(self, super()._commit)  # type: ignore[misc]
 
     def _rollback(self) -> None:
-        with in_use(self):
-            super()._rollback()  # type: ignore[misc]
+        use(self, super()._rollback)  # type: ignore[misc]
 
     def _set_autocommit(self, autocommit: bool) -> None:
-        with in_use(self):
+        set_autocommit = super()._set_autocommit  # type: ignore[misc]
+
+        def in_use() -> None:
             if self.connection is None:  # idle until now, it was returned after Django had looked
                 self.connect()
-            super()._set_autocommit(autocommit)  # type: ignore[misc]
+            set_autocommit(autocommit)
             # Django does this next; but in between the connection would seem to be idle, and might be taken.
             self.autocommit = autocommit
 
+        use(self, in_use)
+
     def is_usable(self) -> bool:
-        with in_use(self):
+        is_usable = super().is_usable
+
+        def in_use() -> bool:
             # What was returned by _close() alone is still in ``connection``, and somebody else's to ask.
             if self.connection is None or (self.pool_options is not None and self.lease is None):
                 return False
-            is_usable = super().is_usable()
-            if not is_usable and self.lease is not None:
+            answers = is_usable()
+            if not answers and self.lease is not None:
                 self.lease.note_death()
-            return is_usable
+            return answers
+
+        return use(self, in_use)
 
     def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
         if self.is_connecting and self.connection.get_autocommit() == autocommit:

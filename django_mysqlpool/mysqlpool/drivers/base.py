@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import cached_property
 from importlib import import_module
 from types import ModuleType
@@ -24,7 +23,6 @@ class Observer(Protocol):
 
     def note_sent(self, statement: object) -> None: ...
     def note_call(self, effect: SessionEffect, name: str | None) -> None: ...
-    def sending(self) -> AbstractContextManager[None]: ...
 
 
 class Driver(ABC):

@@ -5,8 +5,7 @@ It takes mysqlclient's place if ``pymysql.install_as_MySQLdb()`` is called befor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django_mysqlpool.mysqlpool import compat
@@ -30,12 +29,10 @@ class _PyMySQLCursor:
     _is_inside = False
 
     def execute(self, query: Any, args: Any = None) -> Any:
-        with self._inside():
-            return super().execute(query, args)  # type: ignore[misc]
+        return self._call_inside(super().execute, query, args)  # type: ignore[misc]
 
     def callproc(self, procname: Any, args: Any = ()) -> Any:
-        with self._inside():
-            return super().callproc(procname, args)  # type: ignore[misc]
+        return self._call_inside(super().callproc, procname, args)  # type: ignore[misc]
 
     def close(self) -> None:
         connection = self.connection  # type: ignore[has-type]
@@ -43,14 +40,12 @@ class _PyMySQLCursor:
             # The driver would read the rest all the same, and raise an AttributeError in the place of what ended it.
             self.connection = None
             return
-        with self._inside():
-            super().close()  # type: ignore[misc]
+        self._call_inside(super().close)  # type: ignore[misc]
 
-    @contextmanager
-    def _inside(self) -> Iterator[None]:
+    def _call_inside(self, method: Callable[..., Any], *args: Any) -> Any:
         before, self._is_inside = self._is_inside, True
         try:
-            yield
+            return method(*args)
         finally:
             self._is_inside = before
 
@@ -116,16 +111,12 @@ class PyMySQL(Driver):
         return bool(result.unbuffered_active)
 
     def ask(self, connection: Any, query: bytes, timeout: float) -> Rows | None:
-        with self._limited(connection, max(timeout, 0.001)), connection.cursor(self.cursor_class) as cursor:
-            cursor.execute(query)
-            return cursor.fetchall()  # type: ignore[no-any-return]
-
-    @contextmanager
-    def _limited(self, connection: Any, seconds: float) -> Iterator[None]:
-        before = compat.pymysql_timeouts(connection)
-        compat.set_pymysql_timeouts(connection, seconds, seconds)
+        before, seconds = compat.pymysql_timeouts(connection), max(timeout, 0.001)
         try:
-            yield
+            compat.set_pymysql_timeouts(connection, seconds, seconds)
+            with connection.cursor(self.cursor_class) as cursor:
+                cursor.execute(query)
+                return cursor.fetchall()  # type: ignore[no-any-return]
         finally:
             compat.set_pymysql_timeouts(connection, *before)
 
@@ -159,8 +150,11 @@ def _observed_methods(connection: Any, observer: Observer) -> dict[str, Method]:
 
     def autocommit(value: Any) -> Any:
         # The driver knows it without asking, and so does the checkin.
-        with observer.sending():
+        before, observer.is_sending = observer.is_sending, True
+        try:
             return set_autocommit(value)
+        finally:
+            observer.is_sending = before
 
     sending: dict[str, Method] = {compat.PYMYSQL_SENDER: execute_command, "autocommit": autocommit}
     return sending | noting_methods(connection, observer, _EFFECTS)

@@ -10,9 +10,9 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from django_mysqlpool.mysqlpool import compat
@@ -139,15 +139,6 @@ class Session:
         if self.state != CLOSED:
             self.state = state
 
-    @contextmanager
-    def sending(self) -> Iterator[None]:
-        """Have the driver send something that is known here, and leaves nothing."""
-        before, self.is_sending = self.is_sending, True
-        try:
-            yield
-        finally:
-            self.is_sending = before
-
     # Liveness
 
     def is_expired(self, lifetime: float, now: float) -> bool:
@@ -177,8 +168,11 @@ class Session:
     def ask_or_raise(self, query: bytes, timeout: float = PING_TIMEOUT) -> Rows | None:
         """Ask the server; an error is raised. After ``None`` the answer may still come: the session is of no more use."""
         self.history.sequence = None
-        with self.sending():
+        before, self.is_sending = self.is_sending, True
+        try:
             return self.driver.ask(self.connection, query, timeout)
+        finally:
+            self.is_sending = before
 
     # Checkin
 
@@ -236,7 +230,7 @@ class Session:
                 self.driver.close(connection)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Lease:
     """The record of a connection that is out.
 
@@ -249,13 +243,13 @@ class Lease:
     #: To be released at the checkin: SQLAlchemy's record of the connection, or its proxy.
     entry: Any
     borrower: BorrowerReference
+    #: The holder: the thread that used it last. Threads may share a wrapper.
+    thread: threading.Thread
+    thread_id: int
+    #: ``time.monotonic()``
+    checked_out_at: float
     #: One of ``LeaseState``.
     state: int = IDLE
-    #: The holder: the thread that used it last. Threads may share a wrapper.
-    thread: threading.Thread = field(default_factory=threading.current_thread)
-    thread_id: int = field(default_factory=threading.get_ident)
-    #: ``time.monotonic()``
-    checked_out_at: float = field(default_factory=time.monotonic)
     #: A ``LeaseScope``: what it was taken for.
     scope: Any = None
     #: Where the checkout happened, if it was in no scope, or the pool's ``leak_after`` asks for it.

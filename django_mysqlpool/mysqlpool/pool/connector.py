@@ -138,12 +138,17 @@ class Connector:
         if request is None:
             raise RuntimeError("a pool of django_mysqlpool opens connections only for checkouts of Django's")
         connection: Any = None
+        barrier, operation = self.barrier, object()
         try:
-            with self.barrier.operation():
+            try:
+                barrier.begin(operation)
                 if self.is_stopped:
                     raise PoolForgotten
                 self.opening.add(request)
                 connection = self._open(request, record)
+            finally:
+                barrier.operations.discard(operation)
+                barrier.note_end()
         except BaseException:  # an interrupt: SQLAlchemy has not got it, and would not close it
             if connection is not None:
                 self.close_session_at_once(connection.mysqlpool_session)
@@ -246,12 +251,17 @@ class Connector:
         """Close a session's connection, which counts for the cap until the server has read the farewell."""
         connection = session.connection
         self.hand_over()
+        barrier, operation = self.barrier, object()
         try:
-            with self.barrier.operation():
-                self._farewell.close(session)
+            barrier.begin(operation)
+            self._farewell.close(session)
         finally:
-            self._farewell.close(session)  # if an interrupt, or the want of memory, has come before it
-            self._forget_session(session, connection)
+            try:
+                self._farewell.close(session)  # if an interrupt, or the want of memory, has come before it
+            finally:
+                barrier.operations.discard(operation)
+                self._forget_session(session, connection)
+                barrier.note_end()
 
     def _forget_session(self, session: Session, connection: Any) -> None:
         self.sessions.discard(session)

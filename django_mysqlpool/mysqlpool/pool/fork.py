@@ -11,10 +11,9 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Protocol
-from weakref import ref
 
 from .locks import acquire_within
 
@@ -71,12 +70,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
 
 
-class _Operation:
-    """A connection that is being opened or closed."""
-
-    __slots__ = ("__weakref__",)
-
-
 class ForkBarrier:
     """The connections that a pool is opening and closing now, and the fork that waits until it is done.
 
@@ -87,32 +80,28 @@ class ForkBarrier:
         self._lock = lock
         #: During a fork: the lock.
         self._held: list[threading.RLock] = []
-        # Weak references: an operation that an interrupt keeps from ending goes with its frame. (A WeakSet would run Python
-        # code in callbacks, where an interrupt reaches nobody.)
-        self._operations: set[ref[_Operation]] = set()
+        #: Stand for the connections that are being opened or closed. Whoever has begun an operation discards it in a
+        #: ``finally``, without a call of ours, at which an interrupt could come, and then calls ``note_end()``.
+        self.operations: set[object] = set()
         self._forking: threading.Thread | None = None
         self._changed = threading.Condition(lock)
 
     @property
     def is_busy(self) -> bool:
         """True if a connection is being opened or closed."""
-        return any(operation() is not None for operation in self._operations.copy())
+        return bool(self.operations)
 
-    @contextmanager
-    def operation(self) -> Iterator[None]:
-        """Open or close a connection in this block, and not in the middle of a fork."""
-        this = _Operation()
-        operation = ref(this)
+    def begin(self, operation: object) -> None:
+        """Before a connection is opened or closed: wait for the end of a fork."""
         with self._lock:
             # (The garbage collector may have the forking thread itself close one.)
             self._changed.wait_for(lambda: self._forking in (None, threading.current_thread()), timeout=MAX_WAIT)
-            self._operations.add(operation)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._operations.discard(operation)
-                self._changed.notify_all()
+            self.operations.add(operation)
+
+    def note_end(self) -> None:
+        """After an operation: let a fork go on that waits for it."""
+        with self._lock:
+            self._changed.notify_all()
 
     def raise_for_fork(self) -> None:
         """Before a fork: take the lock, wait for the operations to end, and let none begin.
@@ -122,11 +111,7 @@ class ForkBarrier:
         """
         if acquire_within(MAX_WAIT, self._lock, self._held):
             self._forking = threading.current_thread()
-            self._changed.wait_for(self._is_still, timeout=MAX_WAIT)
-
-    def _is_still(self) -> bool:
-        self._operations = {operation for operation in self._operations if operation() is not None}
-        return not self._operations
+            self._changed.wait_for(lambda: not self.operations, timeout=MAX_WAIT)
 
     def lower_after_fork(self) -> None:
         """In the parent: go on."""

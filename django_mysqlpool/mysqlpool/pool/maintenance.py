@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
 
-from django_mysqlpool.mysqlpool.log import held, say, tell, unsaid
+from django_mysqlpool.mysqlpool.log import here, say, tell, unsaid
 
 from . import fork, reports
 from .pool import Pool
@@ -195,14 +195,13 @@ class MaintenanceThread:
         self._tell()
 
     def _maintain(self, pool: Pool, tasks: PoolMaintenance) -> None:
-        tasks.is_under_way = True
+        tasks.is_under_way = here.is_held = True
         try:
-            with held():
-                tasks.run()
+            tasks.run()
         except Exception as error:
             say(logging.ERROR, "Pool %s: maintenance failed, and goes on.", pool.name, error=error)
         finally:
-            tasks.is_under_way = False
+            tasks.is_under_way = here.is_held = False
             self.release_connections()
 
     def _tell(self) -> None:

@@ -16,7 +16,7 @@ import sqlalchemy.exc
 from django.db import OperationalError
 
 from django_mysqlpool.mysqlpool.errors import PoolTimeout
-from django_mysqlpool.mysqlpool.log import held, say
+from django_mysqlpool.mysqlpool.log import here, say
 
 from . import reports
 from .cleaning import clean
@@ -86,9 +86,9 @@ class Pool:
             ping_after=options.ping_after,
             ask_hook=ask_hook,
         )
-        #: The borrowers and leases of threads that have a slot in hand of which neither the queue nor a lease tells. They
-        #: may stand still for as long as a busy machine likes, so no time tells that a slot is lost; nor does the end of
-        #: their frames, which whoever keeps an exception keeps, with all that they hold.
+        #: An object for each slot that a thread has in hand, of which neither the queue nor a lease tells. The thread may
+        #: stand still for as long as a busy machine likes, so no time tells that a slot is lost; nor does the end of its
+        #: frame, which whoever keeps an exception keeps, with all that it holds.
         self._in_transit: set[object] = set()
         self.reclaimer = Reclaimer(
             self.connector.sessions,
@@ -128,15 +128,18 @@ class Pool:
         if lease is not None:
             return lease
         request = ConnectRequest(time.monotonic() + self.source.timeout, borrower=borrower, params=params)
+        was_held = here.is_held
         try:
+            here.is_held = True  # the wrapper is in the middle of connecting
             return self._lease(self._acquire(request), borrower)
         finally:
-            request.is_finished = True
+            request.is_finished, here.is_held = True, was_held
 
     def checkout_idle(self, borrower: Borrower) -> Lease | None:
         """Hand out an idle connection, if that takes a wait neither for the server nor for another thread."""
+        transit = object()
         try:
-            self._in_transit.add(borrower)
+            self._in_transit.add(transit)
             entry = self.source.acquire_idle()
             if entry is None:
                 return None
@@ -159,14 +162,16 @@ class Pool:
                     self.source.release(entry)
             return self._lease(entry, borrower) if is_fresh else None
         finally:
-            self._in_transit.discard(borrower)
+            self._in_transit.discard(transit)
 
     def _lease(self, entry: Any, borrower: Borrower) -> Lease:
         stray = borrower.reference.lease
         if stray is not None:
             stray.pool.reclaimer.close_stray(stray)
         session: Session = entry.dbapi_connection.mysqlpool_session
-        session.lease = borrower.reference.lease = lease = Lease(self, session, entry, borrower.reference)
+        session.lease = borrower.reference.lease = lease = Lease(
+            self, session, entry, borrower.reference, threading.current_thread(), threading.get_ident(), time.monotonic()
+        )
         self.is_in_use = True
         if self._upkeep.thread is None:
             self._upkeep.look_after(self)
@@ -174,28 +179,27 @@ class Pool:
 
     def _acquire(self, request: ConnectRequest) -> Any:
         """Acquire an entry of the source's; ask a server that is full again until the deadline."""
-        with held():  # the wrapper is in the middle of connecting
-            while True:
-                try:
-                    entry = self.source.acquire(request)
-                    if not request.is_refused:
-                        return entry
-                    request.is_refused = False
-                    self.source.release(entry, keep=False)
-                    if request.needs_new or request.seconds_left() <= 0:
-                        raise SlotTimeout
-                except (SlotTimeout, QueueFull) as error:
-                    raise self._timeout(request, error) from None
-                except sqlalchemy.exc.InvalidRequestError as error:
-                    raise OperationalError(
-                        f"Alias '{request.borrower.alias}': the server ended every connection that was tried ({error})."
-                    ) from error
-                except request.borrower.driver.operational_error as error:
-                    if not self.source.has_queue or request.needs_new or fault_of(error) is not Fault.FULL:
-                        raise
-                    if request.seconds_left() <= 0:
-                        raise self._timeout(request, error) from error
-                request.is_first = True
+        while True:
+            try:
+                entry = self.source.acquire(request)
+                if not request.is_refused:
+                    return entry
+                request.is_refused = False
+                self.source.release(entry, keep=False)
+                if request.needs_new or request.seconds_left() <= 0:
+                    raise SlotTimeout
+            except (SlotTimeout, QueueFull) as error:
+                raise self._timeout(request, error) from None
+            except sqlalchemy.exc.InvalidRequestError as error:
+                raise OperationalError(
+                    f"Alias '{request.borrower.alias}': the server ended every connection that was tried ({error})."
+                ) from error
+            except request.borrower.driver.operational_error as error:
+                if not self.source.has_queue or request.needs_new or fault_of(error) is not Fault.FULL:
+                    raise
+                if request.seconds_left() <= 0:
+                    raise self._timeout(request, error) from error
+            request.is_first = True
 
     def _timeout(self, request: ConnectRequest, error: Exception) -> PoolTimeout:
         connect_error, when = self.connector.last_connect_error
@@ -238,8 +242,9 @@ class Pool:
     def _end(self, lease: Lease, *, keep: bool, keep_in_scope: bool = False) -> None:
         """End a lease, and release its slot; unless ``keep``, its connection is closed."""
         session = lease.session
+        transit = object()
         try:
-            self._in_transit.add(lease)
+            self._in_transit.add(transit)
             current, session.lease = session.lease, None
             if current is not None:
                 # Without a call in between, at which an interrupt could come.
@@ -251,7 +256,7 @@ class Pool:
                     current.scope.discard(current)
             self.source.release(lease.entry, keep=keep)
         finally:
-            self._in_transit.discard(lease)
+            self._in_transit.discard(transit)
 
     def _discard(self, lease: Lease) -> None:
         """End a lease that nobody returns, and close its connection."""
