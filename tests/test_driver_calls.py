@@ -12,7 +12,7 @@ from MySQLdb.cursors import DictCursor, SSCursor
 
 from django_mysqlpool import hold_connection, pool_status
 from tests import DRIVER
-from tests.helpers import OTHER_DATABASE, Snapshot, backend_pid, fetch, holds, snapshot
+from tests.helpers import DATABASE, OTHER_DATABASE, Snapshot, backend_pid, fetch, holds, snapshot
 
 pytestmark = [
     pytest.mark.driver,
@@ -57,6 +57,7 @@ ONE = {
         "set_sql_mode": lambda raw: raw.set_sql_mode("ANSI_QUOTES"),
         "change_user": lambda raw: raw.change_user(user_of(raw), "s3cret-of-a-test", "information_schema"),
         "set_server_option": lambda raw: raw.set_server_option(1),  # no more several statements in one
+        "send_query, unread": lambda raw: raw.send_query(b"SELECT 'secret', SLEEP(0.2)"),
         "send_query": lambda raw: (raw.send_query(b"SET @c = 1"), raw.read_query_result(), raw.store_result()),
     },
     "pymysql": {
@@ -122,6 +123,49 @@ def test_a_harmless_call_costs_no_reset(make_alias, call):
     wrapper.ensure_connection()
     call(wrapper.connection)
     assert not wrapper.lease.session.is_dirty
+
+
+# (Nothing tells of an attribute that is set.)
+@pytest.mark.parametrize("name", sorted(CALLS.keys() - {"cursorclass"}))
+def test_nor_is_there_anything_of_one_that_was_kept_after_its_checkin(make_alias, name):
+    wrapper = make_alias()
+    new = seen(wrapper)
+    wrapper.close()
+    wrapper.ensure_connection()
+    raw = wrapper.connection
+    user = user_of(raw)
+    wrapper.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules[__name__], "user_of", lambda raw: user)
+        CALLS[name](raw)
+    assert seen(wrapper) == new
+
+
+@holds
+@pytest.mark.skipif(DRIVER == "pymysql", reason="of PyMySQL's, ping() itself connects again: above")
+def test_to_ask_for_reconnection_costs_the_connection(make_alias):
+    wrapper = make_alias()
+    first = backend_pid(wrapper)
+    wrapper.connection.ping(True)
+    wrapper.close()
+    assert backend_pid(wrapper) != first
+    wrapper.connection.ping()
+    again = backend_pid(wrapper)
+    wrapper.close()
+    assert backend_pid(wrapper) == again
+
+
+@holds
+@pytest.mark.parametrize("name", ["", OTHER_DATABASE])
+def test_a_reset_knows_the_drivers_older_names(make_alias, name):
+    wrapper = make_alias(NAME=name, options={"db": DATABASE})
+    settings = wrapper.settings_dict
+    settings["OPTIONS"]["passwd"], settings["PASSWORD"] = settings["PASSWORD"], ""
+    pid, ((database,),) = backend_pid(wrapper), fetch(wrapper, "SELECT DATABASE()")
+    assert database == (name or DATABASE if DRIVER == "pymysql" else DATABASE)
+    fetch(wrapper, "SELECT @a := 1")
+    wrapper.close()
+    assert (backend_pid(wrapper), fetch(wrapper, "SELECT DATABASE(), @a")) == (pid, [(database, None)])
 
 
 @holds

@@ -113,9 +113,11 @@ _SEQUENCE = re.compile(r"\bnext\W+value\b", re.ASCII)
 _CALL = re.compile(rf"(?<!{_CHARACTER})({_CHARACTER}+ ?|{_NAME_SIGN} ?)\(", re.ASCII)
 _QUALIFIED_CALL = re.compile(rf"\. ?{_NAME} ?\(", re.ASCII)
 # Names before a parenthesis that call nothing, for where they stand: after AS (a type, an alias); after what a call can't
-# follow (MATCH (...) AGAINST, a path's COLUMNS, LIKE ... ESCAPE); JSON_TABLE as a table.
+# follow (MATCH (...) AGAINST, a path's COLUMNS, LIKE ... ESCAPE); JSON_TABLE as a table, which after a comma has columns.
 _NO_CALL = re.compile(
-    rf"(?:\bas {_NAME}|(?:\)| 0|{_NAME_SIGN}) (?:against|columns|escape)|\b(?:from|join) json_table)(?= ?\()", re.ASCII
+    rf"(?:\bas {_NAME}|(?:\)| 0|{_NAME_SIGN}) (?:against|columns|escape)|\b(?:from|join) json_table"
+    r"|, ?json_table(?= ?\([^()]* 0 columns ?\())(?= ?\()",
+    re.ASCII,
 )
 _VERB = re.compile(r"[\s(]*([a-z]+)", re.IGNORECASE | re.ASCII)
 _INSERT = re.compile(

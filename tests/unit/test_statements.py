@@ -265,6 +265,22 @@ class TestCharacterSets:
         )
 
 
+class TestJsonTable:
+    @pytest.mark.parametrize("before", ["FROM", "FROM t,", "FROM t JOIN", "FROM (SELECT 1) u, t ,"])
+    @pytest.mark.parametrize("server", ["10.11.0-MariaDB", "8.0.36"])
+    def test_as_a_table(self, server, before):
+        sql = f"SELECT * {before} JSON_TABLE(j, '$[*]' COLUMNS(x INT PATH '$')) AS jt"
+        assert analyser_for(server, "utf8mb4")(sql).on_session is SessionEffect.CLEAN
+
+    @pytest.mark.parametrize(
+        "expression",
+        ["json_table(1)", "json_table('$' , columns (2))", "json_table(1 + columns (2))", "json_table((1), 2)"],
+    )
+    def test_as_a_stored_function_of_mariadbs(self, expression):
+        sql = f"SELECT 1, {expression} FROM t, JSON_TABLE(j, '$' COLUMNS(x INT PATH '$')) AS jt"
+        assert analyser_for("10.11.0-MariaDB", "utf8mb4")(sql).on_session is SessionEffect.DIRTY
+
+
 def test_the_worst_of_several_counts():
     assert analyse("SELECT 1; SET @a = 1; XA START 'a'; SELECT 2").on_session is SessionEffect.UNSALVAGEABLE
 

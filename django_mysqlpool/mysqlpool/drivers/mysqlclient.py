@@ -76,8 +76,9 @@ class Mysqlclient(Driver):
     def reset(self, connection: Any, params: Mapping[str, Any]) -> bool:
         if not say_all(params):
             return False
-        database = (params["database"],) if params.get("database") else ()
-        connection.change_user(params.get("user") or "", params.get("password") or "", *database)
+        # The driver's older names go before the others.
+        database, password = params.get("db", params.get("database")), params.get("passwd", params.get("password"))
+        connection.change_user(params.get("user") or "", password or "", *((database,) if database else ()))
         # In the driver's order; ``change_user`` forgets all three, and MySQL the collation.
         if params.get("init_command"):
             with connection.cursor() as cursor:
@@ -90,16 +91,24 @@ class Mysqlclient(Driver):
 
 def _observed_methods(connection: Any, observer: Observer) -> dict[str, Method]:
     """Methods to put in the place of a connection's. Each cursor's statements pass ``query()``."""
+    own_query, own_send_query, own_ping = connection.query, connection.send_query, connection.ping
 
-    def analysed(send: Method) -> Method:
-        def query(query: Any) -> Any:
-            if not observer.is_sending:
-                observer.note_sent(query)
-            return send(query)
+    def query(query: Any) -> Any:
+        if not observer.is_sending:
+            observer.note_sent(query)
+        return own_query(query)
 
-        return query
+    def send_query(query: Any) -> Any:
+        if not observer.is_sending:  # its answer may never be read, and the driver does not know of it
+            observer.note_call(SessionEffect.UNSALVAGEABLE, "send_query")
+        return own_send_query(query)
 
-    sending: dict[str, Method] = {name: analysed(getattr(connection, name)) for name in ("query", "send_query")}
+    def ping(*reconnect: Any) -> Any:
+        if any(reconnect):  # the client library reconnects in silence from now on
+            observer.note_call(SessionEffect.UNSALVAGEABLE, "ping")
+        return own_ping(*reconnect)
+
+    sending: dict[str, Method] = {"query": query, "send_query": send_query, "ping": ping}
     return sending | noting_methods(connection, observer, _EFFECTS)
 
 

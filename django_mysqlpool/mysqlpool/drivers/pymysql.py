@@ -121,11 +121,12 @@ class PyMySQL(Driver):
             compat.set_pymysql_timeouts(connection, *before)
 
     def reset(self, connection: Any, params: Mapping[str, Any]) -> bool:
-        if not params.get("database") or not say_all(params):
+        database = params.get("database") or params.get("db")
+        if not database or not say_all(params):
             return False
         compat.pymysql_sender(connection)(_COM_RESET_CONNECTION, b"")
         compat.pymysql_read_ok(connection)
-        connection.select_db(params["database"])  # which the reset has left as it was
+        connection.select_db(database)  # which the reset has left as it was
         # In the driver's order.
         connection.set_character_set(params.get("charset") or connection.charset, params.get("collation"))
         with connection.cursor(self.cursor_class) as cursor:

@@ -49,6 +49,8 @@ class Liveness:
         now = time.monotonic()
         if not self.is_current(connection) or session.is_expired(self._server.lifetime, now):
             return False
+        if session.is_dirty:  # somebody has kept the driver's connection, and used it after its checkin
+            return False
         if session.writes == REFUSED and self._connector.writes.may_find_better(session):
             return False
         left = math.inf if request is None else request.deadline - now
