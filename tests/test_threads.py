@@ -111,7 +111,7 @@ class TestThreadsThatDie:
             thread.join()
         eventually(lambda: status_of(wrapper)["out"], lambda out: out == 0)
         # It is one place in the code, which is told of once for as long as the pause lasts.
-        assert len(re.findall(r"never given back by thread 'mortal-\d+'", caplog.text)) == 1
+        eventually(lambda: re.findall(r"never given back by thread 'mortal-\d+'", caplog.text), lambda told: len(told) == 1)
         hold_at_once(wrapper.alias, 5)
         assert status_of(wrapper)["open"] == 5
         assert not Account.objects.filter(name="of a dead thread").exists()
