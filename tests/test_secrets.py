@@ -305,7 +305,7 @@ class TestOtherErrors:
             patch.setattr(type(wrapper.driver), "reset", reset)
             wrapper.close()
         assert_tells_no_secret(seen[0], below="reset")
-        assert "could not be cleaned" in caplog.text
+        eventually(lambda: caplog.text, lambda text: "could not be cleaned" in text)
         assert PART not in caplog.text
 
     def test_the_maintenance_thread(self, make_alias, caplog):
