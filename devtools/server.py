@@ -25,7 +25,7 @@ import MySQLdb
 import port_for
 from mirakuru import TCPExecutor
 from mirakuru.base import cleanup_subprocesses
-from mirakuru.exceptions import ExecutorError, ProcessFinishedWithError
+from mirakuru.exceptions import AlreadyRunning, ExecutorError, ProcessFinishedWithError
 
 from devtools.lifeline import tied
 
@@ -187,6 +187,8 @@ class PrivateServer(Server):
         self.version, self.is_mariadb = _identify(self.program)
         self.options = tuple(options)
         self.port = port or port_for.select_random()
+        #: Until its first start: somebody else may take a port that was free when it was chosen.
+        self._may_choose_port = port is None
         self.password = secrets.token_urlsafe(12)
         self._kept_folder = folder.resolve() if folder else None
         self._process: _Executor | None = None
@@ -225,10 +227,24 @@ class PrivateServer(Server):
         with self.log.open("a") as log:
             self._process = self._executor(data, log)
             try:
-                self._process.start()
+                while not self._has_started():
+                    self.port = port_for.select_random()
+                    self._process = self._executor(data, log)
             except ExecutorError as error:
                 what = f"{self.program} didn't start on port {self.port} ({type(error).__name__})"
                 raise ServerError(f"{what}:\n{tail(self.log)}") from error
+
+    def _has_started(self) -> bool:
+        """Start the process; ``False`` if somebody else has taken its port, and it may have another one."""
+        assert self._process is not None
+        try:
+            self._process.start()
+        except AlreadyRunning:
+            if not self._may_choose_port:
+                raise
+            return False
+        self._may_choose_port = False
+        return True
 
     def stop(self) -> None:
         """Stop it as an administrator does; returns when it has ended."""
