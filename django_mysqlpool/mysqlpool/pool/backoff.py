@@ -34,8 +34,6 @@ class Backoff:
     def __init__(self) -> None:
         #: Attempts that have failed since the last success.
         self.failures = 0
-        #: All may attempt to connect.
-        self.is_closed = True
         self._attempt: object = None
         self._pause = 0.0
         self._retry_at = 0.0
@@ -50,8 +48,13 @@ class Backoff:
         return BackoffState.OPEN if self.seconds_left() > 0 else BackoffState.HALF_OPEN
 
     @property
+    def is_closed(self) -> bool:
+        """All may attempt to connect."""
+        return not self.failures
+
+    @property
     def allows_attempt(self) -> bool:
-        return self.is_closed or (self._attempt is None and time.monotonic() >= self._retry_at)
+        return not self.failures or (self._attempt is None and time.monotonic() >= self._retry_at)
 
     def seconds_left(self) -> float:
         """Seconds until the pause ends."""
@@ -69,14 +72,12 @@ class Backoff:
 
     def succeeded(self) -> None:
         self.failures = 0
-        self.is_closed = True
         self._attempt = None
         self._pause = 0.0
 
     def failed(self) -> None:
         """Allow one attempt at a time; the next may follow at once."""
         self.failures += 1
-        self.is_closed = False
 
     def refused(self, longest: float = LONGEST_PAUSE, first: float = FIRST_PAUSE) -> None:
         """Allow the next attempt after a pause, which grows with each refusal.

@@ -67,9 +67,8 @@ class SlotStore(Generic[S]):
 
     def take(self, request: SlotRequest) -> S | None:
         """A slot for the first in the queue: an idle one before an empty one."""
-        try:
-            slot = (self.idle.pop() if self.lifo else self.idle.popleft())[0]
-        except IndexError:
+        slot = self.take_idle()
+        if slot is None:
             return self.take_empty(request)
         self.taken_for[slot] = ref(request)
         return slot
@@ -77,7 +76,7 @@ class SlotStore(Generic[S]):
     def take_empty(self, request: SlotRequest) -> S | None:
         """Take an empty slot if the back-off allows an attempt to connect."""
         backoff = self._backoff
-        if not backoff.is_closed and not backoff.allows_attempt:
+        if backoff.failures and not backoff.allows_attempt:
             return None
         if self.cap is None:
             slot = self._make_slot()
@@ -88,7 +87,7 @@ class SlotStore(Generic[S]):
             except IndexError:
                 return None
         self.taken_for[slot] = ref(request)
-        if not backoff.is_closed:
+        if backoff.failures:
             backoff.start_attempt(slot)
         return slot
 
