@@ -25,7 +25,7 @@ from django.http import HttpRequest, HttpResponse
 import django_mysqlpool
 from django_mysqlpool import auto_close_db
 from django_mysqlpool.middleware import ConnectionReleaseMiddleware, ConnectionReleaseWSGI
-from tests.helpers import DATABASE, RELEASE
+from tests.helpers import DATABASE, RELEASE, status_of
 
 pytestmark = pytest.mark.python
 
@@ -269,3 +269,80 @@ def test_a_signal_during_thousands_of_units_of_work(unit, make_alias):
     assert interrupted > 100
     assert_whole(wrapper.alias)
     assert_outside_of_work(wrapper.alias)
+
+
+class InterrupterOfThreading:
+    """Raises at the ``number``-th line of the module ``threading`` that this thread comes to."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+        self.has_raised = False
+
+    def __call__(self, frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code.co_filename != threading.__file__:
+            return None
+        if event == "line":
+            self.left -= 1
+            if self.left < 0 and not self.has_raised:
+                self.has_raised = True
+                raise Interrupt
+        return self
+
+
+@pytest.mark.skipif(RELEASE == "transaction", reason="has both modes in one run")
+@pytest.mark.parametrize("release", ["request", "transaction"])
+def test_a_thread_is_not_taken_for_ended(release, make_alias):
+    """Up to Python 3.12 an interrupt of ``is_alive()``, or of ``join()``, marks a running thread as ended."""
+    wrapper = make_alias(pool={"pool_size": CAP, "max_overflow": 0, "release": release})
+    pool = wrapper.pool
+    in_transaction, may_end, has_ended = threading.Event(), threading.Event(), threading.Event()
+    seen: list[Any] = []
+
+    @auto_close_db
+    def hold() -> None:
+        with transaction.atomic(using=wrapper.alias), connections[wrapper.alias].cursor() as cursor:
+            cursor.execute("SELECT CONNECTION_ID()")
+            seen.extend(cursor.fetchone())
+            in_transaction.set()
+            assert may_end.wait(60)
+            cursor.execute("SELECT CONNECTION_ID()")
+            seen.extend(cursor.fetchone())
+        has_ended.set()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert in_transaction.wait(30)
+    before = sys.gettrace()
+    for look in (thread.is_alive, lambda: thread.join(0), pool.reclaim):
+        for number in itertools.count():
+            interrupter = InterrupterOfThreading(number)
+            try:
+                sys.settrace(interrupter)
+                look()
+            except Interrupt:
+                pass
+            finally:
+                sys.settrace(before)
+            pool.reclaim()
+            if not interrupter.has_raised:
+                break
+    assert status_of(wrapper)["out"] == 1
+    may_end.set()
+    assert has_ended.wait(30)
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.skipif(RELEASE == "transaction", reason="makes no difference to it")
+def test_a_stranded_connection_makes_way_for_the_checkout_that_has_its_slot(make_alias):
+    """An interrupt has parted it from its slot, and the server counts it until somebody closes it."""
+    wrapper = make_alias(pool={"pool_size": CAP, "max_overflow": 0, "timeout": 10}, at_most=CAP)
+    pool, params = wrapper.pool, wrapper.get_connection_params()
+    leases = [pool.checkout(wrapper, params)]
+    wrapper.reference.lease = None  # so that the second one does not take the first for lost
+    leases.append(pool.checkout(wrapper, params))
+    for lease in leases:
+        lease.session.lease = wrapper.reference.lease = None
+        lease.entry.dbapi_connection = None
+        pool.source.release(lease.entry)
+    assert status_of(wrapper)["open"] == CAP
+    assert_whole(wrapper.alias)

@@ -375,7 +375,7 @@ class TestLife:
         wrappers = [wrapper, *(wrapper.copy() for _ in range(7))]
         for w in wrappers:
             w.ensure_connection()
-        ends = {session.age.jitter for session in wrapper.pool.sessions}
+        ends = {session.origin.jitter for session in wrapper.pool.sessions}
         for w in wrappers:
             w.close()
         assert len(ends) == 8

@@ -105,14 +105,18 @@ asgiref_executors: MutableMapping[Any, Any]
 #: Tells the event loop that runs in this thread, or ``None``. The public function raises an exception, which is slow.
 get_running_loop: Callable[[], Any]
 (get_running_loop,) = look_for(asyncio, "_get_running_loop", of="this Python")
-_DummyThread: Any
-(_DummyThread,) = look_for(threading, "_DummyThread", of="this Python")
-look_for(ThreadPoolExecutor(1), "_broken", "_shutdown", "_initializer_failed", of="this Python")
+look_for(threading, "_active", of="this Python")
 
 
-def is_dummy_thread(thread: threading.Thread) -> bool:
-    """True if a thread is a greenlet's, or was not started by Python. It always says that it is alive, or raises."""
-    return isinstance(thread, _DummyThread)
+def has_ended(thread: threading.Thread) -> bool:
+    """True if a thread does not run any more, or not yet.
+
+    ``is_alive()`` is not to be relied on. Up to Python 3.12, an exception of a signal's handler in the middle of it, or of
+    ``join()``, marks a running thread as ended for good (since https://github.com/python/cpython/issues/89437). Of a
+    greenlet's thread, or one that Python did not start, it always says that it is alive, or raises.
+    """
+    active: dict[int | None, threading.Thread] = threading._active  # type: ignore[attr-defined]
+    return active.get(thread.ident) is not thread
 
 
 def is_broken(executor: ThreadPoolExecutor) -> Any:

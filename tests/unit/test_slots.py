@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -312,6 +313,21 @@ class TestLostSlots:
         slots.release(slot)  # after all
         with pytest.raises(SlotTimeout):
             slots.acquire(soon())
+
+    def test_one_that_was_taken_for_a_thread_which_waits_on(self, now, slots, queued, monkeypatch):
+        """An interrupt has come to another thread between the take and the handover."""
+        (slot,) = connected(slots)
+        slots.acquire_idle()
+        future = queued.add(SlotRequest(math.inf))
+        lost = LostSlots(slots)
+        with monkeypatch.context() as patch, pytest.raises(Interrupt):
+            patch.setattr(slots_module, "ref", lambda _: (_ for _ in ()).throw(Interrupt()))
+            slots.release(slot)
+        assert not self.find(lost)
+        now[0] += 1
+        assert self.find(lost) == [slot]
+        slots.replace(slot)
+        assert future.result(10) is not slot
 
     def test_one_that_was_used_meanwhile_is_not(self, now):
         slots = queue(1)

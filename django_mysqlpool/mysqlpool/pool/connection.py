@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from django_mysqlpool.mysqlpool import compat
 from django_mysqlpool.mysqlpool.drivers.observed import ObservedConnection
@@ -22,7 +23,7 @@ from django_mysqlpool.mysqlpool.statements import SessionEffect, StatementEffect
 
 from .borrowing import LeasingPool
 from .faults import is_before_sending
-from .history import Age, History
+from .history import History, Origin
 from .leftovers import holds_what_no_reset_clears
 from .states import CLOSED, DIRTY, EXPECTED, IDLE, NEW, READY, RETURNED, UNSALVAGEABLE, SessionState
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from .borrowing import BorrowerReference
     from .stacks import Stack
+    from .waiters import SlotRequest
 
 #: The shortest and the longest life of a connection, as parts of ``recycle``: made together, they do not die together.
 JITTER = (0.8, 1.0)
@@ -49,7 +51,6 @@ class Session:
 
     __slots__ = (
         "__weakref__",
-        "age",
         "analyse",
         "connection",
         "driver",
@@ -60,13 +61,14 @@ class Session:
         "lease",
         "needs_ping",
         "observed",
+        "origin",
         "record",
         "socket",
         "state",
         "writes",
     )
 
-    def __init__(self, connection: Any, record: Any, generation: int, driver: Driver) -> None:
+    def __init__(self, connection: Any, record: Any, generation: int, driver: Driver, request: SlotRequest) -> None:
         self.connection = connection
         self.driver = driver
         #: SQLAlchemy's record, which the connection is in.
@@ -81,9 +83,9 @@ class Session:
         self.needs_ping = False
         #: One of ``TakesWrites``.
         self.writes: int = EXPECTED
-        self.age = Age(time.monotonic(), random.uniform(*JITTER))
+        self.origin = Origin(time.monotonic(), random.uniform(*JITTER), ref(request))
         #: When its last statement ended, or it was returned; ``time.monotonic()``.
-        self.last_used = self.age.created_at
+        self.last_used = self.origin.created_at
         self.history = History()
         self.observed = ObservedConnection()
         #: Analyses its statements: what is harmless depends on the server, and what bytes say on the character set.
@@ -102,6 +104,12 @@ class Session:
         return f"<Session of {self.connection!r}, {SessionState(self.state).name}, held by {holder}>"
 
     # State
+
+    @property
+    def is_being_opened(self) -> bool:
+        """True if the thread that has opened its connection is still about to hand it out."""
+        request = self.origin.request()
+        return request is not None and not request.is_finished
 
     @property
     def is_dirty(self) -> bool:
@@ -143,8 +151,8 @@ class Session:
 
     def is_expired(self, lifetime: float, now: float) -> bool:
         """True if it has lived for ``lifetime`` seconds, less its jitter; ``now`` is ``time.monotonic()``."""
-        age = self.age
-        return now - age.created_at > lifetime * age.jitter
+        origin = self.origin
+        return now - origin.created_at > lifetime * origin.jitter
 
     def has_hung_up(self) -> bool:
         """True if the server of an idle session has hung up; any thread may ask."""
@@ -289,9 +297,7 @@ class Lease:
 
     def is_of_a_dead_thread(self) -> bool:
         """True if its holder has ended without returning it."""
-        if compat.is_dummy_thread(self.thread):
-            return self.thread not in threading.enumerate()
-        return not self.thread.is_alive()
+        return compat.has_ended(self.thread)
 
     def change_holder(self) -> None:
         """Note that another thread uses the connection, through a wrapper that the two share; under ``use``."""

@@ -118,10 +118,6 @@ class Connector:
             self._pool_name, self.sessions, has_option_files=self._has_option_files, can_choose=source.has_queue
         )
 
-    def is_being_opened(self, session: Session) -> bool:
-        """True if the thread that has opened a session's connection is still about to hand it out."""
-        return self.source.is_being_opened(session.record, session.connection)
-
     def note_server_data(self, data: dict[str, Any], state: ServerState) -> None:
         """Remember for all wrappers what one has read; the state's variables are its session's."""
         self._server.note_data(data, state.wait_timeout)
@@ -171,7 +167,7 @@ class Connector:
             self._note_connect_error(error, params["connect_timeout"] if is_refusal else math.inf)
             raise
         try:
-            session = Session(connection, record, generation, borrower.driver)
+            session = Session(connection, record, generation, borrower.driver, request)
             self._server.note_version(connection.get_server_info())
             self.source.opened(connection)
             # First this: it may be counted in neither for a moment, and never in both.
@@ -225,7 +221,7 @@ class Connector:
 
     def should_yield(self, session: Session) -> bool:
         """True if the server is full, and a connection is to be yielded to another process."""
-        if not self._pressure.should_yield(session.age.created_at):
+        if not self._pressure.should_yield(session.origin.created_at):
             return False
         self.source.attempts.connect_refused(first=PAUSE_AFTER_YIELD, longest=PAUSE_AFTER_YIELD)
         return True

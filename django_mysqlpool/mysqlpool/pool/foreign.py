@@ -11,7 +11,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sized
 from typing import TYPE_CHECKING, Any, Protocol
-from weakref import ref
 
 import sqlalchemy.exc
 from sqlalchemy import event
@@ -58,8 +57,6 @@ class ForeignPool:
         self._checks: ConnectionChecks | None = None
         #: How many have each connection; 0: it has been opened for a request, and SQLAlchemy is about to hand it out.
         self.handed_out: dict[Any, int] = {}
-        #: The request for which each connection was opened.
-        self._opened_for: dict[Any, ref[SlotRequest]] = {}
         #: Is told what became of attempts to connect.
         self.attempts = _NoBackoff()
 
@@ -139,18 +136,10 @@ class ForeignPool:
     def opened(self, connection: Any) -> None:
         """A connection has been opened for a request."""
         self.handed_out[connection] = 0
-        self._opened_for[connection] = ref(self._current.request)
 
     def closed(self, connection: Any) -> None:
         """A connection has been closed."""
         self.handed_out.pop(connection, None)
-        self._opened_for.pop(connection, None)
-
-    def is_being_opened(self, record: Any, connection: Any) -> bool:
-        """True if the request for which a connection was opened is not finished."""
-        opened_for = self._opened_for.get(connection)
-        request = None if opened_for is None else opened_for()
-        return request is not None and not request.is_finished
 
     def close_idle(self, sessions: Iterable[OpenConnection]) -> None:
         """Close the connections that nobody has; in a QueuePool their places stay, empty."""

@@ -1,19 +1,23 @@
-"""The history of a session: its age, and its statements."""
+"""The history of a session: its origin, and its statements."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
+from weakref import ref
 
 from django_mysqlpool.mysqlpool.statements import SessionEffect
 
+from .waiters import SlotRequest
 
-class Age(NamedTuple):
-    """When a connection was opened, and how much of the longest life it has."""
+
+class Origin(NamedTuple):
+    """When and for whom a connection was opened, and how much of the longest life it has."""
 
     #: ``time.monotonic()``
     created_at: float
     #: A part of the longest life.
     jitter: float
+    request: ref[SlotRequest]
 
 
 class History:

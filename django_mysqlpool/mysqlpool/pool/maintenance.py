@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
 
+from django_mysqlpool.mysqlpool import compat
 from django_mysqlpool.mysqlpool.log import here, say, tell, unsaid
 
 from . import fork, reports
@@ -94,7 +95,7 @@ class MaintenanceThread:
     def start(self) -> None:
         """Start the thread if it is not running."""
         with self._lock:
-            if self.thread is None or not self.thread.is_alive():
+            if self.thread is None or compat.has_ended(self.thread):
                 self._stop.clear()
                 self._rest.clear()
                 self._start()
@@ -157,7 +158,7 @@ class MaintenanceThread:
                 thread.join(None if deadline is None else max(deadline - time.monotonic(), 0))
 
     def _living(self) -> list[threading.Thread]:
-        return [thread for thread in (self.thread, *self._former) if thread is not None and thread.is_alive()]
+        return [thread for thread in (self.thread, *self._former) if thread is not None and not compat.has_ended(thread)]
 
     def end(self) -> None:
         """The interpreter is about to end: no thread can be started any more."""

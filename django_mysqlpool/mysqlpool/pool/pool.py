@@ -94,7 +94,6 @@ class Pool:
             self.connector.sessions,
             self._discard,
             self.connector.close_session_at_once,
-            self.connector.is_being_opened,
             always_reset=options.reset == "always",
         )
         self.source = make_source(options, self.connector.create, self.connector.close_session)
@@ -148,13 +147,13 @@ class Pool:
                 connection: Any = entry.dbapi_connection
                 if connection is not None:
                     session: Session = connection.mysqlpool_session
-                    age, now = session.age, time.monotonic()
+                    origin, now = session.origin, time.monotonic()
                     is_fresh = not (
                         session.generation != self.connector.generation
                         or session.state > READY
                         or session.needs_ping
                         or now - session.last_used > self.options.ping_after
-                        or now - age.created_at > self.server.lifetime * age.jitter
+                        or now - origin.created_at > self.server.lifetime * origin.jitter
                         or session.socket.has_pending_data()
                     )
             finally:

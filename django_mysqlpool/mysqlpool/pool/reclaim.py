@@ -29,7 +29,6 @@ class Reclaimer:
     :param sessions: the open ones
     :param discard: ends a lease and closes its connection
     :param close_at_once: closes a session's connection without a wait for the server
-    :param is_being_opened: tells if the thread that has opened a connection is still about to hand it out
     :param always_reset: the option ``reset`` is "always"
     """
 
@@ -38,14 +37,12 @@ class Reclaimer:
         sessions: set[Session],
         discard: Callable[[Lease], None],
         close_at_once: Callable[[Session], None],
-        is_being_opened: Callable[[Session], bool],
         *,
         always_reset: bool,
     ) -> None:
         self._sessions = sessions
         self._discard = discard
         self._close_at_once = close_at_once
-        self._is_being_opened = is_being_opened
         self._always_reset = always_reset
         self._pid = os.getpid()
         #: Sessions whose connection is in no slot, by when that was first seen; ``time.monotonic()``.
@@ -135,7 +132,7 @@ class Reclaimer:
         for session in self._sessions.copy():
             record, is_closing = session.record, session.state == CLOSED
             is_stranded = record is not None and record.dbapi_connection is not session.connection
-            if is_closing or (is_stranded and not self._is_being_opened(session)):
+            if is_closing or (is_stranded and not session.is_being_opened):
                 self._stranded[session] = since = known.get(session, now)
                 if now - since >= (CLOSED_AFTER if is_closing else LOST_AFTER):
                     self._close_at_once(session)

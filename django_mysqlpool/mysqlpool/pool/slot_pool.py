@@ -192,10 +192,6 @@ class SlotPool(Pool):
                     self._closer.close_at_once(connection)
             raise
 
-    def is_being_opened(self, record: Any, connection: Any) -> bool:
-        """True if the request for which ``record`` was taken last is not finished."""
-        return self.request_of(record) is not None
-
     def opened(self, connection: Any) -> None:
         """A connection has been opened for a request."""
 

@@ -49,7 +49,7 @@ class SlotStore(Generic[S]):
         """The request that a slot was taken for last, if its thread still has it."""
         taken_for = self.taken_for.get(slot)
         request = None if taken_for is None else taken_for()
-        return None if request is None or request.is_finished else request
+        return None if request is None or request.is_finished or request.is_waiting else request
 
     def in_maintenance(self) -> int:
         """How many slots are out of the queue though nobody uses them."""

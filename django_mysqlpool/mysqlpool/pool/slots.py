@@ -88,6 +88,7 @@ class SlotQueue(Generic[S]):
         :raises QueueFull: if ``max_waiting`` threads wait already
         """
         with self.lock:
+            request.is_waiting = False
             if not self._waiters or request.is_first:
                 slot = self.store.take_empty(request) if request.needs_new else self.store.take(request)
                 if slot is not None:
@@ -104,6 +105,7 @@ class SlotQueue(Generic[S]):
 
     def _enqueue(self, request: SlotRequest) -> Waiter[S]:
         waiter: Waiter[S] = Waiter(request)
+        request.is_waiting = True
         if request.is_first:
             self._waiters.appendleft(waiter)
             return waiter
@@ -164,7 +166,7 @@ class SlotQueue(Generic[S]):
                 self.store.put(slot)
                 self._notify()
             else:
-                waiter.slot = slot
+                waiter.slot, waiter.request.is_waiting = slot, False
 
     def _dequeue(self, waiter: Waiter[S]) -> bool:
         """Leave the queue.
@@ -228,7 +230,7 @@ class SlotQueue(Generic[S]):
                 return
             # (It need not be the same one: the garbage collector may have served the first just now.)
             self.store.taken_for[slot] = ref(waiter.request)
-            waiter.slot = slot
+            waiter.slot, waiter.request.is_waiting = slot, False
             waiter.wake()
 
     # Results of attempts to connect

@@ -41,6 +41,8 @@ class SlotRequest:
     is_first: bool = field(default=False, init=False)
     #: An empty slot is requested, now or not at all.
     needs_new: bool = field(default=False, init=False)
+    #: The thread has no slot yet. (One that another thread took for it is lost if an interrupt comes before the handover.)
+    is_waiting: bool = field(default=False, init=False)
 
 
 class Waiter(Generic[S]):
