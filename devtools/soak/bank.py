@@ -186,6 +186,8 @@ class Bank:
                     with suppress(OperationalError):
                         amid()
             cursor.execute("INSERT INTO journal VALUES (%s, %s, %s, %s)", [number, source, target, amount])
+            if connection.get_autocommit():
+                self.record(VIOLATION, f"{threading.current_thread().name} was put out of its transaction {number}")
         return trace
 
     def _leave_a_trace(self, cursor: CursorWrapper) -> str:
