@@ -25,7 +25,10 @@ def check_in_lease(wrapper: PooledWrapper, lease: Lease) -> None:
 
 
 def check_in(wrapper: PooledWrapper) -> None:
-    """End the use of the connection, whatever state it was left in, but for a block in which other threads may be."""
+    """End the use of the connection, whatever state it was left in; what was left open is rolled back.
+
+    Only a block in which other threads may be stays: that is for their end to close.
+    """
     with wrapper.use:
         if wrapper.is_in_shared_block():
             if wrapper.lease is not None:
@@ -57,7 +60,7 @@ def tell_closed(wrapper: PooledWrapper) -> None:
             check_in_lease(wrapper, wrapper.lease)
 
 
-def check_in_if_idle(wrapper: PooledWrapper, lease: Lease, *, by_force: bool, may_ask_server: bool) -> None:
+def check_in_if_idle(wrapper: PooledWrapper, lease: Lease, *, by_force: bool = False, may_ask_server: bool = True) -> None:
     """Return the leased connection, from any thread, if nothing is being done with it.
 
     :param by_force: return it whatever state it is in, if the calling thread is its holder or the holder is dead; but not

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import cache, wraps
 from threading import get_ident
+from time import monotonic
 from typing import Any
 
 from django_mysqlpool.mysqlpool.drivers import is_unbuffered
@@ -21,9 +21,11 @@ def watched(cursor_class: type, *mixins: type) -> type:
     Given to the driver as its ``cursorclass``, it sees Django's statements and those of raw cursors alike.
     """
     bases = (_Watched, *mixins, cursor_class)
-    # What a buffered cursor fetches it has read already.
-    fetches = [name for name in _FETCHES if hasattr(cursor_class, name)] if is_unbuffered(cursor_class) else []
-    return type(f"Watched{cursor_class.__name__}", bases, {name: _watched_fetch(cursor_class, name) for name in fetches})
+    body: dict[str, Any] = {}
+    if is_unbuffered(cursor_class):  # what a buffered cursor fetches it has read already
+        body = {name: _watched_fetch(cursor_class, name) for name in _FETCHES if hasattr(cursor_class, name)}
+        body["_is_unbuffered"] = True
+    return type(f"Watched{cursor_class.__name__}", bases, body)
 
 
 #: The methods that read rows from the server if the cursor is unbuffered.
@@ -47,6 +49,8 @@ class _Watched:
     connection: Any
     _lease: Lease | None = None
     _is_analysed = False
+    #: It reads rows from the server as they are fetched.
+    _is_unbuffered = False
     #: The driver's own code is at work, and may call the methods here.
     _is_inside = False
     _may_have_more = False
@@ -115,7 +119,9 @@ class _Watched:
                 if lease.state != RETURNED:
                     more_results = lease.session.observed.more_results
                     self._may_have_more = bool(more) and (more_results is None or more_results())
-                    lease.state = IN_USE if self._may_have_more or self._has_unread_rows() else IDLE
+                    lease.state = (
+                        IN_USE if self._may_have_more or (self._is_unbuffered and self._has_unread_rows()) else IDLE
+                    )
                 return more
         finally:
             if lease.return_requested:
@@ -147,7 +153,7 @@ class _Watched:
             self.connection = None
 
     def _has_unread_rows(self) -> bool:
-        """True if rows are still with the server: an unbuffered cursor reads them as they are fetched."""
+        """True if rows of an unbuffered cursor are still with the server."""
         result = self._result  # type: ignore[attr-defined]
         return result is not None and self._lease is not None and self._lease.session.driver.has_unread_rows(result)
 
@@ -178,7 +184,8 @@ class _Watched:
             super().close()  # type: ignore[misc]
             return
         with lease.borrower.use:
-            self.leave_what_is_over()
+            if lease.state == RETURNED:
+                self.connection = None
             try:
                 super().close()  # type: ignore[misc]
             except BaseException as error:
@@ -201,8 +208,9 @@ class _Watched:
                 session = lease.session
                 if lease.thread_id != get_ident():
                     lease.change_holder()
-                self.leave_what_is_over()
-                if lease.state != RETURNED:
+                if lease.state == RETURNED:
+                    self.connection = None
+                else:
                     session.is_sending = True
                     if effects.on_session:
                         session.note(effects, statement)
@@ -220,8 +228,10 @@ class _Watched:
                 finally:
                     if lease.state != RETURNED:
                         session.is_sending = False
-                        lease.state = IN_USE if self._may_have_more or self._has_unread_rows() else IDLE
-                        session.last_used = time.monotonic()
+                        lease.state = (
+                            IN_USE if self._may_have_more or (self._is_unbuffered and self._has_unread_rows()) else IDLE
+                        )
+                        session.last_used = monotonic()
         finally:
             if session is not None and lease.return_requested:
                 lease.return_if_requested()

@@ -57,8 +57,7 @@ def resume(wrapper: PooledWrapper) -> bool:
         return False
     if _overridable_of(DatabaseWrapper) != _DJANGOS_OWN:
         return False
-    assert wrapper.bound is not None
-    (_, _, autocommit), pool = wrapper.bound
+    (_, _, autocommit), pool = wrapper.bound  # type: ignore[misc]  # (it has been connected)
     with wrapper.use:
         try:
             wrapper.lease = lease = None if pool.is_abandoned else pool.checkout_idle(wrapper)
@@ -100,8 +99,7 @@ def count_in(wrapper: PooledWrapper, lease: Lease) -> None:
     scope = current_scope()
     if scope is not None:
         scope.add(lease)
-    assert wrapper.pool_options is not None
-    if scope is None or wrapper.pool_options.leak_after is not None:
+    if scope is None or wrapper.pool_options.leak_after is not None:  # type: ignore[union-attr]  # (it is pooled)
         lease.stack = stack_of_caller()
     if lease.sharing is not None:
         lease.return_requested = True

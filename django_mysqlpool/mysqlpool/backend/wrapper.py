@@ -16,7 +16,6 @@ from django.utils.functional import cached_property
 from django_mysqlpool.mysqlpool.drivers import driver_for
 from django_mysqlpool.mysqlpool.log import unsaid
 from django_mysqlpool.mysqlpool.masking import ConnectionParams, WithoutFramesOf, masking_params
-from django_mysqlpool.mysqlpool.pool.connection import Lease
 from django_mysqlpool.mysqlpool.pool.connector import PoolForgotten
 from django_mysqlpool.mysqlpool.pool.fork import notice_fork
 from django_mysqlpool.mysqlpool.pool.pool import Pool
@@ -245,12 +244,7 @@ class PooledDatabaseMixin(PooledWrapper):
         if unsaid and not self.in_atomic_block:
             checkin.tell_closed(self)
 
-    def check_in(self) -> None:
-        """End the use of the connection, whatever state it was left in; what was left open is rolled back.
-
-        Only a block in which other threads may be stays: that is for their end to close.
-        """
-        checkin.check_in(self)
+    check_in = checkin.check_in
 
     def close(self) -> None:
         if self.release is None:
@@ -283,9 +277,7 @@ class PooledDatabaseMixin(PooledWrapper):
             return self.cursor()
         return super().temporary_connection()
 
-    def check_in_if_idle(self, lease: Lease, *, by_force: bool = False, may_ask_server: bool = True) -> None:
-        """Return the leased connection, from any thread, if nothing is being done with it; see ``checkin``."""
-        checkin.check_in_if_idle(self, lease, by_force=by_force, may_ask_server=may_ask_server)
+    check_in_if_idle = checkin.check_in_if_idle
 
     # What Django knows about the server
 

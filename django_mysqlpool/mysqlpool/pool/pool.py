@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from threading import current_thread, get_ident
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy.exc
@@ -126,7 +127,7 @@ class Pool:
         lease = self.checkout_idle(borrower)
         if lease is not None:
             return lease
-        request = ConnectRequest(time.monotonic() + self.source.timeout, borrower=borrower, params=params)
+        request = ConnectRequest(monotonic() + self.source.timeout, borrower=borrower, params=params)
         was_held = here.is_held
         try:
             here.is_held = True  # the wrapper is in the middle of connecting
@@ -147,7 +148,7 @@ class Pool:
                 connection: Any = entry.dbapi_connection
                 if connection is not None:
                     session: Session = connection.mysqlpool_session
-                    origin, now = session.origin, time.monotonic()
+                    origin, now = session.origin, monotonic()
                     is_fresh = not (
                         session.generation != self.connector.generation
                         or session.state > READY
@@ -164,12 +165,12 @@ class Pool:
             self._in_transit.discard(transit)
 
     def _lease(self, entry: Any, borrower: Borrower) -> Lease:
-        stray = borrower.reference.lease
-        if stray is not None:
-            stray.pool.reclaimer.close_stray(stray)
+        reference = borrower.reference
+        if reference.lease is not None:
+            reference.lease.pool.reclaimer.close_stray(reference.lease)
         session: Session = entry.dbapi_connection.mysqlpool_session
-        session.lease = borrower.reference.lease = lease = Lease(
-            self, session, entry, borrower.reference, threading.current_thread(), threading.get_ident(), time.monotonic()
+        session.lease = reference.lease = lease = Lease(
+            self, session, entry, reference, current_thread(), get_ident(), monotonic()
         )
         self.is_in_use = True
         if self._upkeep.thread is None:
@@ -241,9 +242,8 @@ class Pool:
     def _end(self, lease: Lease, *, keep: bool, keep_in_scope: bool = False) -> None:
         """End a lease, and release its slot; unless ``keep``, its connection is closed."""
         session = lease.session
-        transit = object()
         try:
-            self._in_transit.add(transit)
+            self._in_transit.add(lease)
             current, session.lease = session.lease, None
             if current is not None:
                 # Without a call in between, at which an interrupt could come.
@@ -255,7 +255,7 @@ class Pool:
                     current.scope.discard(current)
             self.source.release(lease.entry, keep=keep)
         finally:
-            self._in_transit.discard(transit)
+            self._in_transit.discard(lease)
 
     def _discard(self, lease: Lease) -> None:
         """End a lease that nobody returns, and close its connection."""
@@ -292,7 +292,7 @@ class Pool:
         if found is None:
             return False
         borrower, params = found
-        request = ConnectRequest(time.monotonic() + self.source.timeout, borrower=borrower, params=params)
+        request = ConnectRequest(monotonic() + self.source.timeout, borrower=borrower, params=params)
         request.needs_new = request.is_maintenance = True
         try:
             self.source.release(self._acquire(request))

@@ -173,12 +173,13 @@ class SlotPool(Pool):
                 entry.close()
             else:
                 entry.invalidate()
-            return
-        try:
-            if not keep:
-                self._close_in_slot(entry)
-        finally:
+        elif keep:
             self.queue.release(entry)
+        else:
+            try:
+                self._close_in_slot(entry)
+            finally:
+                self.queue.release(entry)
 
     def _close_in_slot(self, slot: Any) -> None:
         try:
