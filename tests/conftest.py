@@ -92,7 +92,8 @@ def make_alias(server: Server, observer: Observer) -> Iterator[MakeAlias]:
     """Makes database aliases: ``make_alias(pool={...}, options={...}, ENGINE=...)``.
 
     Each has a user of its own on the server, who may have ``at_most`` connections, unless ``like=`` names an alias to
-    share the user with. Returns the wrapper of the calling thread. The aliases are gone when the test ends.
+    share the user with. Returns the wrapper of the calling thread. The aliases are gone when the test ends. There are no
+    accounts when it begins.
     """
     from django.db import connections
 
@@ -100,6 +101,7 @@ def make_alias(server: Server, observer: Observer) -> Iterator[MakeAlias]:
 
     made: list[str] = []
     users: list[str] = []
+    observer.query(f"DELETE FROM {DATABASE}.shop_account")  # which any other test may have left
 
     def make(
         alias: str | None = None,

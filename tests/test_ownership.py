@@ -30,15 +30,6 @@ def names() -> list[str]:
     return sorted(Account.objects.values_list("name", flat=True))
 
 
-@pytest.fixture(autouse=True)
-def no_accounts() -> Iterator[None]:
-    Account.objects.all().delete()
-    connections["default"].close()
-    yield
-    Account.objects.all().delete()
-    connections["default"].close()
-
-
 def insert(wrapper: Any, name: str) -> None:
     with wrapper.cursor() as cursor:
         cursor.execute("INSERT INTO shop_account (name, balance) VALUES (%s, 1)", [name])

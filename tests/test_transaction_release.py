@@ -35,7 +35,6 @@ def wrapper(make_alias):
     assert wrapper.mysql_version
     yield wrapper
     wrapper.close()
-    Account.objects.all().delete()
 
 
 @pytest.fixture
@@ -629,7 +628,6 @@ class TestThePreviousStatement:
 
         with ThreadPoolExecutor(8) as executor:
             right, lost, wrong = map(sum, zip(*executor.map(work, range(8)), strict=True))
-        Account.objects.all().delete()
         assert wrong == 0
         assert right + lost == 800
 
