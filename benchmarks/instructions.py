@@ -52,14 +52,25 @@ def _start_response(status: str, *_: object) -> None:
 
 def instructions(environment: dict[str, str], path: str, requests: int) -> int:
     """What valgrind counts of a process that serves so many requests."""
+    return counted(["benchmarks.instructions", f"--path={path}", f"--requests={requests}"], environment)
+
+
+def counted(module: list[str], environment: dict[str, str]) -> int:
+    """What valgrind counts of a process that runs a module, with its arguments."""
     command = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null", sys.executable]
-    command += ["-m", "benchmarks.instructions", f"--path={path}", f"--requests={requests}"]
+    command += ["-m", *module]
     environment = {**os.environ, **environment, "PYTHONHASHSEED": "0"}
     told = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     if told.returncode:
         raise SystemExit(told.stderr)
     (number,) = re.findall(r"I\s+refs:\s+([\d,]+)", told.stderr)
     return int(number.replace(",", ""))
+
+
+def must_have_valgrind() -> None:
+    """End the process if it is not installed."""
+    if shutil.which("valgrind") is None:
+        raise SystemExit("missing: valgrind, which counts: apt-get install valgrind")
 
 
 def measure(server: Server) -> dict[str, dict[str, float]]:
@@ -98,8 +109,7 @@ def main() -> None:
     if arguments.path:
         serve(arguments.path, arguments.requests)
         return
-    if shutil.which("valgrind") is None:
-        raise SystemExit("missing: valgrind, which counts: apt-get install valgrind")
+    must_have_valgrind()
     with server_from_environment() as server:
         set_up(server)
         results = measure(server)

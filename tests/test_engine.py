@@ -302,8 +302,17 @@ def test_the_cap_holds_on_the_server_while_connections_are_replaced(make_alias):
 class TestWhatAWarmCheckoutLeavesOut:
     """SQLAlchemy's proxies and Django's connect(), but not where somebody would miss them."""
 
+    @staticmethod
+    def close_with_state_left(wrapper: Any) -> None:
+        wrapper.needs_rollback = True
+        wrapper.savepoint_ids = ["s1"]
+        wrapper.close()
+
     @pytest.mark.skipif(RELEASE == "transaction", reason="about a connection that is held for a request")
-    def test_the_wrapper_is_as_after_djangos_connect(self, make_alias, monkeypatch):
+    @pytest.mark.parametrize(
+        "end", ["check_in", "close", "close_if_unusable_or_obsolete", "close_with_state_left"], ids=str
+    )
+    def test_the_wrapper_is_as_after_djangos_connect(self, end, make_alias, monkeypatch):
         """So a field that a later Django sets in ``connect()`` is not missed."""
         wrapper = make_alias(pool={"pool_size": 1, "max_overflow": 0})
         connects, connect = [], type(wrapper).connect
@@ -324,12 +333,17 @@ class TestWhatAWarmCheckoutLeavesOut:
                 if name not in of_this_checkout
             }
 
+        def give_back() -> None:
+            method = getattr(self, end, None)
+            method(wrapper) if method else getattr(wrapper, end)()
+            assert wrapper.lease is None
+
         state()
         monkeypatch.setattr(type(wrapper), "connect", connect_noted)
-        wrapper.check_in()
+        give_back()
         fast = state()
         assert connects == []
-        wrapper.check_in()
+        give_back()
         wrapper.settings_then = None  # which the fast path compares
         djangos = state()
         assert connects == [wrapper.alias]

@@ -148,13 +148,13 @@ CHECKOUT = [f"{OURS}/mysqlpool/wrapper.py", f"{DJANGO}/db/backends/base/base.py"
 
 
 def stack_of(*files: str) -> stacks.Stack:
-    """A stack of functions ``f`` in these files; ``file|name`` for another name."""
+    """A stack of functions ``f`` in these files, each at line 7; ``file|name`` for another name."""
     stack = []
     for file in files:
         path, _, name = file.partition("|")
         name = name or "f"
-        code = compile("" if name == "<module>" else f"def {name}(): ...", path, "exec")
-        stack.append((code if name == "<module>" else code.co_consts[0], 7))
+        code = compile("\n" * 6 + ("..." if name == "<module>" else f"def {name}(): ..."), path, "exec")
+        stack.append((code if name == "<module>" else code.co_consts[0], 4))
     return tuple(stack)
 
 
@@ -202,6 +202,20 @@ class TestThePlace:
     )
     def test_is_named(self, files, place):
         assert stacks.format_place(stack_of(*CHECKOUT, *files)).startswith(f"{place}:7, in ")
+
+    def test_the_lines_are_those_of_the_frames(self):
+        def two_of_ours(number: int = 1) -> stacks.Stack:
+            return two_of_ours(number - 1) if number else stacks.stack_of_caller()
+
+        def told() -> tuple[str, int]:
+            return (
+                stacks.format_stack(two_of_ours()),
+                sys._getframe().f_lineno - 1,
+            )
+
+        text, line = told()
+        mine = f'File "{__file__}", line '
+        assert [part.split(",")[0] for part in text.split(mine)[1:]] == [str(line + 4), str(line)]
 
     def test_of_a_stack_of_nothing_but_machinery(self):
         assert stacks.format_stack(stack_of(*CHECKOUT))

@@ -13,7 +13,7 @@ from django_mysqlpool.mysqlpool.pool.stacks import stack_of_caller
 from django_mysqlpool.mysqlpool.pool.states import READY
 
 from .checkin import check_in
-from .pooled import PooledWrapper
+from .pooled import PooledWrapper, forget_connection
 from .scope import current_scope, is_in_event_loop
 from .sequences import Sharing
 
@@ -48,14 +48,17 @@ def overrides_nothing(cls: type) -> bool:
 def resume(wrapper: PooledWrapper) -> bool:
     """Check out a connection that lies ready, if Django's ``connect()`` would change nothing else.
 
-    That is so if nothing has been done to this wrapper since it returned a connection, its settings are what they were,
-    nobody listens for new connections, no code but Django's and ours has a say in it, and the session is set up.
+    That is so if no block, hook or connection is left of what was done with this wrapper, its settings are what they were
+    when it connected, nobody listens for new connections, no code but Django's and ours has a say in it, and the session is
+    set up.
     """
     if not wrapper.is_plain or connection_created.receivers or wrapper.settings_then != wrapper.settings_dict:
         return False
-    if is_in_event_loop():  # where Django may refuse
+    if is_in_event_loop() or _overridable_of(DatabaseWrapper) != _DJANGOS_OWN:  # in an event loop Django may refuse
         return False
-    if _overridable_of(DatabaseWrapper) != _DJANGOS_OWN:
+    if not wrapper.is_parked and _is_closed(wrapper):
+        forget_connection(wrapper)  # as connect() does first
+    if not wrapper.is_parked:
         return False
     (_, _, autocommit), pool = wrapper.bound  # type: ignore[misc]  # (it has been connected)
     with wrapper.use:
@@ -81,6 +84,16 @@ def resume(wrapper: PooledWrapper) -> bool:
             check_in(wrapper)
             raise
     return True
+
+
+def _is_closed(wrapper: PooledWrapper) -> bool:
+    """True if nothing is left of the last connection, no block and no hook."""
+    return not (
+        wrapper.connection is not None
+        or wrapper.in_atomic_block
+        or wrapper.run_on_commit
+        or wrapper.run_commit_hooks_on_set_autocommit_on
+    )
 
 
 def note_set_up(wrapper: PooledWrapper, lease: Lease) -> None:

@@ -75,7 +75,7 @@ class PooledWrapper(_Base):
         self.is_parked = False
         #: Django's ``connect()`` is at work.
         self.is_connecting = False
-        #: The settings at the last ``connect()``.
+        #: The settings at the last ``connect()``, if that was to a pool.
         self.settings_then: dict[str, Any] | None = None
         #: The last pool, and what it was looked up for.
         self.bound: tuple[tuple[Any, ...], Pool] | None = None

@@ -127,8 +127,8 @@ class PooledDatabaseMixin(PooledWrapper):
             self.is_connecting = self.pool_options is not None
             try:
                 super().connect()
-                self.settings_then = copied(self.settings_dict)
                 if self.lease is not None:
+                    self.settings_then = copied(self.settings_dict)
                     note_set_up(self, self.lease)
             except BaseException:
                 # A session that could not be set up is nobody's; Django would keep it.
@@ -162,10 +162,11 @@ class PooledDatabaseMixin(PooledWrapper):
             has_it_still = self.lease is lease and self.connection is not None
             if has_it_still and DatabaseWrapper.ensure_connection is ENSURE_CONNECTION:
                 return
-        elif self.is_parked and (self.release is None or not self.release.has_deferred) and resume(self):
-            return
         else:
-            drop_what_is_not_ours(self)
+            if self.connection is not None:
+                drop_what_is_not_ours(self)
+            if (self.release is None or not self.release.has_deferred) and resume(self):
+                return
         if self.release is None or not self.release.checkout(self, super().ensure_connection):
             super().ensure_connection()
 

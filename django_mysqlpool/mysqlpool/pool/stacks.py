@@ -17,6 +17,7 @@ import django
 
 #: Frames of a checkout's stack that are kept, the innermost.
 DEPTH = 40
+_DEPTHS = range(DEPTH)
 
 # Of files: what stands between a checkout and the code that asked for the connection, or starts threads, or runs tests; and
 # then by how well a place in them tells people where to look.
@@ -55,23 +56,37 @@ def _rank(filename: str) -> int:
     return _MACHINERY if filename.startswith(_STANDARD_LIBRARY) else _OWN
 
 
-#: A checkout's stack, the innermost frame first: no frame, and so no variable, is kept alive by it.
+#: A checkout's stack, the innermost frame first: the code of each, and the instruction that it had come to, by its offset.
+#: No frame, and so no variable, is kept alive by it.
 Stack = tuple[tuple[CodeType, int], ...]
 
 
 def stack_of_caller() -> Stack:
-    """The stack without the lines' texts, which are read only when it is told."""
-    frame: FrameType | None = sys._getframe(1)
+    """The stack; the numbers and the texts of its lines are looked up only when it is told.
+
+    Each frame that is looked at costs Python an object. The caller has the two between it and Django left out.
+    """
+    frame: FrameType | None = sys._getframe(3)
     stack: list[tuple[CodeType, int]] = []
-    while frame is not None and len(stack) < DEPTH:
-        stack.append((frame.f_code, frame.f_lineno))
+    for _ in _DEPTHS:
+        if frame is None:
+            break
+        stack.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
     return tuple(stack)
 
 
+def _line_of(code: CodeType, offset: int) -> int:
+    lines = (line for begin, end, line in code.co_lines() if line is not None and begin <= offset < end)
+    return next(lines, code.co_firstlineno)
+
+
 def format_stack(stack: Stack) -> str:
     """The stack as a traceback shows one, down to the code that asked Django for the connection."""
-    entries = [(code.co_filename, line, code.co_name, None) for code, line in reversed(_without_machinery(stack))]
+    entries = [
+        (code.co_filename, _line_of(code, offset), code.co_name, None)
+        for code, offset in reversed(_without_machinery(stack))
+    ]
     return "".join(StackSummary.from_list(entries).format()).rstrip()
 
 
@@ -85,8 +100,8 @@ def format_place(stack: Stack) -> str:
     """The place in the user's code at which a checkout happened."""
     # Out from the checkout, up to what manage.py calls: a site's manage.py is in the stack of whatever a command does.
     inside = takewhile(lambda entry: not _runs_command(entry[0]), _without_machinery(stack))
-    code, line = max(inside, key=_rank_of_place, default=stack[0])
-    return f"{code.co_filename}:{line}, in {code.co_name}"
+    code, offset = max(inside, key=_rank_of_place, default=stack[0])
+    return f"{code.co_filename}:{_line_of(code, offset)}, in {code.co_name}"
 
 
 def _runs_command(code: CodeType) -> bool:
