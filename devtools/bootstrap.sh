@@ -1,6 +1,6 @@
 #!/bin/bash
 # Makes .venv, and installs what the system lacks for it. Where all of it is there already, it does nothing.
-#   PYTHON=python3.13 bash devtools/bootstrap.sh [demo|test]
+#   PYTHON=python3.13 bash devtools/bootstrap.sh [demo|test|count]
 # System packages come from apt, where that and root or sudo are there; elsewhere a line for each missing thing
 # says what it is and how to get it.
 set -euo pipefail
@@ -30,6 +30,7 @@ has_client_library() {
 }
 has_server() { [ -n "${MYSQLPOOL_SERVER_PROGRAM:-}${MYSQLPOOL_SERVER_URL:-}" ] || { has mariadbd && has mariadb-install-db; }; }
 has_load_tool() { has wrk; }
+has_counter() { has valgrind; }
 has_crypt() { [ -e /usr/include/crypt.h ]; }
 has_gis_libraries() { python_says 'from ctypes.util import find_library as find; assert find("gdal") and find("geos_c")'; }
 can_install() { has apt-get && { [ "$(id -u)" = 0 ] || has sudo; }; }
@@ -57,6 +58,7 @@ look_for_what_is_missing() {
   need has_server "mariadb-server-core mariadb-client" "a database server" \
     "name one: SERVER=/path/to/mysqld or SERVER_URL=mysql://user:password@host:port"
   [ "$purpose" != demo ] || need has_load_tool wrk "wrk, which makes the load of the demo"
+  [ "$purpose" != count ] || need has_counter "valgrind libc6-dbg" "valgrind, which counts instructions"
   [ "$purpose" != test ] || want has_gis_libraries gdal-bin "GDAL and GEOS, which GeoDjango loads"
 }
 

@@ -12,6 +12,7 @@ from typing import Any
 import MySQLdb
 import pytest
 import sqlalchemy.pool
+from django.conf import settings
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import OperationalError, connection, connections, transaction
 from django.db.backends.mysql import base
@@ -299,6 +300,9 @@ def test_the_cap_holds_on_the_server_while_connections_are_replaced(make_alias):
     assert len(set(pids)) == 400
 
 
+SIMPLE = (bool, int, float, str, list, dict, tuple)
+
+
 class TestWhatAWarmCheckoutLeavesOut:
     """SQLAlchemy's proxies and Django's connect(), but not where somebody would miss them."""
 
@@ -344,10 +348,60 @@ class TestWhatAWarmCheckoutLeavesOut:
         fast = state()
         assert connects == []
         give_back()
-        wrapper.settings_then = None  # which the fast path compares
+        monkeypatch.setattr(type(wrapper), "is_plain", False)
         djangos = state()
         assert connects == [wrapper.alias]
         assert fast == djangos
+
+    def test_one_of_a_new_thread_is_as_after_djangos_connect(self, make_alias, monkeypatch):
+        first = make_alias(pool={"pool_size": 1, "max_overflow": 0}, AUTOCOMMIT=True, CONN_HEALTH_CHECKS=True)
+        backend_pid(first)
+        first.close()
+        connects, connect = [], type(first).connect
+
+        def connect_noted(self: Any) -> None:
+            connects.append(self.alias)
+            connect(self)
+
+        monkeypatch.setattr(type(first), "connect", connect_noted)
+
+        def state() -> dict[str, Any]:
+            wrapper = connections.create_connection(first.alias)
+            with wrapper.cursor() as cursor:
+                cursor.execute("SELECT 1")
+                told = {name: value for name, value in vars(wrapper).items() if isinstance(value, (*SIMPLE, type(None)))}
+            assert wrapper.close_at <= time.monotonic()
+            assert wrapper.bound[1] is first.pool
+            wrapper.close()
+            return {**told, "close_at": None}
+
+        fast = state()
+        assert connects == []
+        monkeypatch.setattr(type(first), "is_plain", False)
+        assert fast == state()
+        assert connects == [first.alias]
+
+    @pytest.mark.parametrize("change", ["password", "option", "MYSQLPOOL_ARGUMENTS"])
+    def test_one_of_a_new_thread_with_other_settings(self, change, make_alias, observer, monkeypatch):
+        first = make_alias(pool={"max_overflow": 0})
+        backend_pid(first)
+        first.close()
+        entry = connections.settings[first.alias]
+        if change == "password":
+            observer.query(f"ALTER USER '{entry['USER']}'@'%%' IDENTIFIED BY 'another one'")
+            entry["PASSWORD"] = "another one"
+            first.close_pool()
+        elif change == "option":
+            entry["OPTIONS"]["init_command"] = "SET @told = 5"
+        else:
+            monkeypatch.setattr(settings, "MYSQLPOOL_ARGUMENTS", {"pool_size": 3}, raising=False)
+        wrapper = connections.create_connection(first.alias)
+        with wrapper.cursor() as cursor:
+            cursor.execute("SELECT @told")
+            assert cursor.fetchone() == (5 if change == "option" else None,)
+        if change == "MYSQLPOOL_ARGUMENTS":
+            assert wrapper.pool.cap == 3
+        wrapper.close()
 
     def test_listeners_of_sqlalchemys_events_are_told(self, make_alias):
         told = []

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy
 import sqlalchemy.pool
 from asgiref.sync import SyncToAsync
+from django.conf import LazySettings, settings
 from django.core.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
@@ -98,6 +99,16 @@ def is_asyncio(pool_class: type[Pool]) -> bool:
 #: The executor of each ThreadSensitiveContext. Public: ``ThreadSensitiveContext(executor=...)``, from asgiref 3.13 on.
 asgiref_executors: MutableMapping[Any, Any]
 (asgiref_executors,) = look_for(SyncToAsync, "context_to_thread_executor", of="asgiref")
+
+
+# Django: an access to its settings passes a method in Python, and another one if a setting is missing.
+
+look_for(LazySettings, "_wrapped", of="Django")
+
+
+def settings_object() -> Any:
+    """The object that ``django.conf.settings`` has its attributes from, once it is configured."""
+    return settings._wrapped  # type: ignore[misc]
 
 
 # Python

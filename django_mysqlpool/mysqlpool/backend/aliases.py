@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from django.db import connections
 
@@ -40,6 +40,21 @@ def identity_of(wrapper: DatabaseWrapper, params: Mapping[str, Any], options: Po
         "autocommit": wrapper.settings_dict["AUTOCOMMIT"],
         "pool": options,
     }
+
+
+class LastConnect(NamedTuple):
+    """What the last wrapper of an alias knew once it was connected: one in a new thread need not find it out again."""
+
+    wrapper_class: type
+    options: PoolOptions | None
+    #: The settings then.
+    settings: dict[str, Any]
+    #: The pool, and what it was looked up for.
+    bound: tuple[tuple[Any, ...], Pool]
+
+
+#: By the alias.
+last_connects: dict[str, LastConnect] = {}
 
 
 class Aliases:
@@ -145,6 +160,9 @@ def forget_unwanted() -> None:
     """Forget options and pools that no alias leads to any more."""
     settings.forget_all_but(connections.settings)
     registry.forget_unwanted()
+    for alias, last in last_connects.copy().items():
+        if last.bound[1].is_abandoned or alias not in connections.settings:
+            last_connects.pop(alias, None)
 
 
 maintenance.after_round.append(forget_unwanted)

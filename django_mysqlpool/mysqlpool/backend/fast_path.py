@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from operator import attrgetter
+from time import monotonic
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from django.db.backends.signals import connection_created
 from django_mysqlpool.mysqlpool.pool.stacks import stack_of_caller
 from django_mysqlpool.mysqlpool.pool.states import READY
 
+from .aliases import LastConnect, copied, last_connects
 from .checkin import check_in
 from .pooled import PooledWrapper, forget_connection
 from .scope import current_scope, is_in_event_loop
@@ -52,13 +54,17 @@ def resume(wrapper: PooledWrapper) -> bool:
     when it connected, nobody listens for new connections, no code but Django's and ours has a say in it, and the session is
     set up.
     """
-    if not wrapper.is_plain or connection_created.receivers or wrapper.settings_then != wrapper.settings_dict:
+    if wrapper.settings_then is None:
+        _take_over(wrapper)
+    if (
+        not wrapper.is_plain
+        or connection_created.receivers
+        or wrapper.settings_then != wrapper.settings_dict
+        or is_in_event_loop()  # where Django may refuse
+        or _overridable_of(DatabaseWrapper) != _DJANGOS_OWN
+    ):
         return False
-    if is_in_event_loop() or _overridable_of(DatabaseWrapper) != _DJANGOS_OWN:  # in an event loop Django may refuse
-        return False
-    if not wrapper.is_parked and _is_closed(wrapper):
-        forget_connection(wrapper)  # as connect() does first
-    if not wrapper.is_parked:
+    if not wrapper.is_parked and not _forget_closed(wrapper):
         return False
     (_, _, autocommit), pool = wrapper.bound  # type: ignore[misc]  # (it has been connected)
     with wrapper.use:
@@ -70,7 +76,7 @@ def resume(wrapper: PooledWrapper) -> bool:
                 lease.sharing = Sharing()
             session = lease.session
             if (
-                wrapper.known_facts is not pool.server.data
+                (wrapper.known_facts is not None and wrapper.known_facts is not pool.server.data)
                 or session.state != READY
                 or session.connection.get_autocommit() != autocommit
             ):
@@ -86,14 +92,40 @@ def resume(wrapper: PooledWrapper) -> bool:
     return True
 
 
-def _is_closed(wrapper: PooledWrapper) -> bool:
-    """True if nothing is left of the last connection, no block and no hook."""
-    return not (
+def note_connected(wrapper: PooledWrapper) -> None:
+    """Django has connected the wrapper to a pool."""
+    assert wrapper.bound is not None
+    wrapper.settings_then = copied(wrapper.settings_dict)
+    last_connects[wrapper.alias] = LastConnect(type(wrapper), wrapper.pool_options, wrapper.settings_then, wrapper.bound)
+
+
+def _take_over(wrapper: PooledWrapper) -> None:
+    """Have a wrapper that was never connected know what the last one of its alias knew, if that was of its kind."""
+    last = last_connects.get(wrapper.alias)
+    if last is None or last.wrapper_class is not type(wrapper) or last.options is not wrapper.pool_options:
+        return
+    if last.settings == wrapper.settings_dict:
+        wrapper.settings_then, wrapper.bound = last.settings, last.bound
+        # What Django's connect() would set.
+        wrapper.isolation_level = last.bound[0][1]
+        wrapper.health_check_enabled = wrapper.settings_dict["CONN_HEALTH_CHECKS"]
+        wrapper.close_at = monotonic()  # CONN_MAX_AGE is 0
+
+
+def _forget_closed(wrapper: PooledWrapper) -> bool:
+    """Reset the state of a wrapper that was closed, as Django's ``connect()`` does first.
+
+    :returns: ``False`` if a block, a hook or a connection is left
+    """
+    if (
         wrapper.connection is not None
         or wrapper.in_atomic_block
         or wrapper.run_on_commit
         or wrapper.run_commit_hooks_on_set_autocommit_on
-    )
+    ):
+        return False
+    forget_connection(wrapper)
+    return True
 
 
 def note_set_up(wrapper: PooledWrapper, lease: Lease) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     class _Base(DatabaseWrapper, Borrower):
         health_check_done: bool
+        health_check_enabled: bool
 
 else:
     _Base = object

@@ -16,7 +16,6 @@ from typing import Any
 
 import sqlalchemy.pool
 from django.apps import apps
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
@@ -94,23 +93,21 @@ def pool_options(alias: str, settings_dict: Mapping[str, Any]) -> PoolOptions | 
     given = settings_dict["OPTIONS"].get("pool", True)
     if given is False:
         return None
-    backend = getattr(settings, "MYSQLPOOL_BACKEND", None)
-    arguments = getattr(settings, "MYSQLPOOL_ARGUMENTS", None)
+    site = compat.settings_object()
+    backend = getattr(site, "MYSQLPOOL_BACKEND", None)
+    arguments = getattr(site, "MYSQLPOOL_ARGUMENTS", None)
     max_age = settings_dict.get("CONN_MAX_AGE", 0)
     del settings_dict  # it has the password, and error pages show this frame's variables
-    inputs = (
-        dict(given) if isinstance(given, Mapping) else given,
-        backend,
-        dict(arguments) if isinstance(arguments, Mapping) else arguments,
-        max_age,
-    )
+    inputs: tuple[Any, ...] = (given, backend, arguments, max_age)
     remembered = _remembered.get(alias)
     if remembered is None or remembered[0] != inputs:
         # Each thread has a wrapper of its own, but the settings are only checked once.
+        inputs = tuple(dict(value) if isinstance(value, Mapping) else value for value in inputs)
         remembered = _remembered[alias] = (inputs, _Reader(alias).read(*inputs))
     return remembered[1]
 
 
+#: By the alias: what its options were read from, in copies, and the options.
 _remembered: dict[str, tuple[tuple[Any, ...], PoolOptions]] = {}
 
 

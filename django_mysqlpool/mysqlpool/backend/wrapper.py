@@ -22,9 +22,9 @@ from django_mysqlpool.mysqlpool.pool.pool import Pool
 from django_mysqlpool.mysqlpool.pool.states import IN_USE, READY
 
 from . import checkin
-from .aliases import copied, pool_for
+from .aliases import pool_for
 from .cursor import watched
-from .fast_path import ENSURE_CONNECTION, note_set_up, overrides_nothing, resume
+from .fast_path import ENSURE_CONNECTION, note_connected, note_set_up, overrides_nothing, resume
 from .pooled import PooledWrapper
 from .scope import current_scope
 from .sequences import Sharing
@@ -128,7 +128,7 @@ class PooledDatabaseMixin(PooledWrapper):
             try:
                 super().connect()
                 if self.lease is not None:
-                    self.settings_then = copied(self.settings_dict)
+                    note_connected(self)
                     note_set_up(self, self.lease)
             except BaseException:
                 # A session that could not be set up is nobody's; Django would keep it.
