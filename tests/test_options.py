@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import sqlalchemy.pool
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
 from django_mysqlpool.mysqlpool.backend.settings import pool_options
-from django_mysqlpool.mysqlpool.pool.slot_pool import SlotPool
 from tests.helpers import CustomPool, backend_pid, status_of
 
 pytestmark = [pytest.mark.django, pytest.mark.sqlalchemy]
 
+ROOT = Path(__file__).parents[1]
 CLASSES = ["QueuePool", "NullPool", "SingletonThreadPool", "StaticPool", "AssertionPool"]
 
 
@@ -23,7 +28,7 @@ def read(pool=None, **settings):
 
 class TestTheSettingsOf2013:
     def test_no_setting_at_all_is_a_queue_pool(self):
-        assert read().pool_class is SlotPool
+        assert read().pool_class is None
         assert read().pool_class_name == "QueuePool"
 
     @pytest.mark.parametrize("name", CLASSES)
@@ -103,7 +108,7 @@ class TestOrder:
                 "leak_after": None,
             }
         )
-        assert options.pool_class is SlotPool
+        assert options.pool_class is None
 
     def test_false_is_no_pool(self):
         assert read(False) is None
@@ -172,3 +177,52 @@ class TestErrors:
     def test_they_come_before_the_first_connection(self, make_alias):
         with pytest.raises(ImproperlyConfigured, match="pool_siz"):
             make_alias(pool={"pool_siz": 5})
+
+
+class TestWhenSqlalchemyIsImported:
+    """It takes longer to import than all of Django."""
+
+    @staticmethod
+    def modules_after(tmp_path, options: str, *statements: str) -> str:
+        entry = f"{{'ENGINE': 'django_mysqlpool.backends.mysqlpool', 'NAME': 'shop', 'OPTIONS': {{'pool': {options}}}}}"
+        (tmp_path / "a_site.py").write_text(
+            f"DATABASES = {{'default': {entry}}}\n"
+            "SECRET_KEY = 'x'\nINSTALLED_APPS = ['django.contrib.contenttypes', 'django.contrib.auth']\n"
+        )
+        program = "\n".join(("import sys, django", "django.setup()", *statements, "print('sqlalchemy' in sys.modules)"))
+        environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "a_site"}
+        environment["PYTHONPATH"] = os.pathsep.join((str(tmp_path), str(ROOT)))
+        command = [sys.executable, "-W", "ignore", "-c", program]
+        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.strip()
+
+    @pytest.mark.parametrize(
+        "options", ["{}", "{'pool_size': 3, 'max_overflow': 0, 'release': 'transaction', 'reset_on_return': None}", "True"]
+    )
+    def test_not_by_a_command_that_never_connects(self, options, tmp_path):
+        statements = (
+            "from django.core.management import call_command",
+            "from django.db import connections",
+            "connections['default']",
+            "call_command('check')",
+            "import django_mysqlpool",
+            "django_mysqlpool.pool_status()",
+            "django_mysqlpool.close_pool()",
+        )
+        assert self.modules_after(tmp_path, options, *statements) == "False"
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "from django_mysqlpool.middleware import ConnectionReleaseMiddleware as M; M(lambda request: None)",
+            "from django_mysqlpool.middleware import ConnectionReleaseWSGI as M; M(lambda *_: None)",
+            "from django_mysqlpool.middleware import ConnectionReleaseASGI as M; M(lambda *_: None)",
+        ],
+    )
+    def test_before_the_first_request(self, statement, tmp_path):
+        assert self.modules_after(tmp_path, "{}", statement) == "True"
+
+    def test_for_what_only_it_can_check(self, tmp_path):
+        options = "{'pool_class': 'NullPool'}"
+        assert (
+            self.modules_after(tmp_path, options, "from django.db import connections", "connections['default']") == "True"
+        )

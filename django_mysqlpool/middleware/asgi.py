@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import ThreadSensitiveContext
 
 from django_mysqlpool.mysqlpool import compat
+from django_mysqlpool.mysqlpool.backend.aliases import import_pool
 from django_mysqlpool.mysqlpool.backend.pools import close_pool
 from django_mysqlpool.mysqlpool.backend.scope import Scope
 
@@ -50,6 +51,7 @@ class ConnectionReleaseASGI:
     def __init__(self, application: Application, threads: int = DEFAULT_THREADS) -> None:
         if not isinstance(threads, int) or threads < 1:
             raise ValueError(f"threads is {threads!r}; it must be a whole number, 1 or more")
+        import_pool()
         self.application = application
         self.threads = WarmThreads(threads)
 

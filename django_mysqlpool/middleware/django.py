@@ -11,6 +11,7 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_asy
 from django.http import FileResponse, HttpRequest
 from django.http.response import HttpResponseBase, StreamingHttpResponse
 
+from django_mysqlpool.mysqlpool.backend.aliases import import_pool
 from django_mysqlpool.mysqlpool.backend.scope import Scope
 from django_mysqlpool.threading_utils.work import end_from_event_loop
 
@@ -30,6 +31,7 @@ class ConnectionReleaseMiddleware:
     async_capable = True
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        import_pool()
         self.get_response = get_response
         self.is_async = iscoroutinefunction(get_response)
         if self.is_async:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from weakref import ref
 
+from django_mysqlpool.mysqlpool.backend.aliases import import_pool
 from django_mysqlpool.mysqlpool.backend.scope import Scope
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -23,6 +24,7 @@ class ConnectionReleaseWSGI:
     """
 
     def __init__(self, application: Application) -> None:
+        import_pool()
         self.application = application
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

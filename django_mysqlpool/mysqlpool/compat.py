@@ -1,7 +1,7 @@
 """Names of others that are private and have no public equivalent.
 
 Each is looked for when this module is imported, so that a release that lacks one is told of by name when the process
-starts. PyMySQL's names are looked for when it is loaded.
+starts. SQLAlchemy's are in ``pool/sqlalchemy_names.py``, and PyMySQL's are looked for when that is loaded.
 """
 
 from __future__ import annotations
@@ -10,18 +10,12 @@ import asyncio
 import threading
 from collections.abc import Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import sqlalchemy
-import sqlalchemy.pool
 from asgiref.sync import SyncToAsync
 from django.conf import LazySettings, settings
 from django.core.exceptions import ImproperlyConfigured
-
-if TYPE_CHECKING:
-    from sqlalchemy.pool import Pool
 
 
 def look_for(owner: object, *names: str, of: str) -> list[Any]:
@@ -40,58 +34,6 @@ def look_for(owner: object, *names: str, of: str) -> list[Any]:
             "Install a release that docs/compatibility.md names, or report this."
         )
     return [getattr(owner, name) for name in names]
-
-
-# SQLAlchemy: the record of a connection, which its events are told of, is made by a pool class only under a private name.
-
-_SQLALCHEMY = f"SQLAlchemy {sqlalchemy.__version__}"
-_base: Any = import_module("sqlalchemy.pool.base")
-ConnectionRecord: Any
-(ConnectionRecord,) = look_for(_base, "_ConnectionRecord", of=_SQLALCHEMY)
-#: The part of a dialect that a pool needs: how to close a connection.
-(ConnDialect,) = look_for(_base, "_ConnDialect", of=_SQLALCHEMY)
-look_for(_base.Pool, "_do_get", "_do_return_conn", "_close_connection", "_should_log_debug", of=_SQLALCHEMY)
-look_for(sqlalchemy.pool.QueuePool, "_do_get", "_do_return_conn", of=_SQLALCHEMY)
-_QueueEmpty: type[Exception]
-(_QueueEmpty,) = look_for(import_module("sqlalchemy.util.queue"), "Empty", of=_SQLALCHEMY)
-
-
-def prepare_events(pool: Pool) -> None:
-    """Make the lists of the two events that SQLAlchemy makes at the first connect.
-
-    SQLAlchemy before 2.1 makes them without a lock: of two threads that connect first at the same time, one fails with an
-    AssertionError.
-    """
-    for name in ("first_connect", "connect"):
-        getattr(pool.dispatch, name).for_modify(pool.dispatch)
-
-
-def logs_checkouts(pool: Pool) -> bool:
-    """True if the pool logs each checkout and checkin: ``echo="debug"``."""
-    return pool._should_log_debug()
-
-
-def queue_pool_limit(pool: sqlalchemy.pool.QueuePool) -> int | None:
-    """The most connections of SQLAlchemy's own QueuePool; ``None``: no limit."""
-    return None if pool._max_overflow < 0 else pool.size() + pool._max_overflow
-
-
-def idle_record(pool: sqlalchemy.pool.QueuePool) -> Any:
-    """Take an idle record out of SQLAlchemy's own QueuePool; ``None``: there is none."""
-    try:
-        return pool._pool.get(block=False)
-    except _QueueEmpty:
-        return None
-
-
-def put_back(pool: sqlalchemy.pool.QueuePool, record: Any) -> None:
-    """Put a record back into SQLAlchemy's own QueuePool."""
-    pool._do_return_conn(record)
-
-
-def is_asyncio(pool_class: type[Pool]) -> bool:
-    """True if a pool class is for asyncio drivers."""
-    return getattr(pool_class, "_is_asyncio", False) is True
 
 
 # asgiref

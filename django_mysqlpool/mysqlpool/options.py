@@ -11,7 +11,8 @@ from typing import Any
 class PoolOptions:
     """The checked options of one alias. Aliases with equal options and equal connection parameters share a pool."""
 
-    pool_class: type[Any]
+    #: The class of SQLAlchemy's, or the user's; ``None``: our own ``SlotPool``.
+    pool_class: type[Any] | None = None
     #: The arguments for ``pool_class``, without ``creator``.
     arguments: Mapping[str, Any] = field(default_factory=dict)
     #: Seconds that a connection may live. ``None``: follows the server's ``wait_timeout``; -1: no limit.

@@ -12,7 +12,6 @@ from django.db import connections
 from django_mysqlpool.mysqlpool.log import say
 from django_mysqlpool.mysqlpool.masking import ConnectionParams
 from django_mysqlpool.mysqlpool.pool.maintenance import maintenance
-from django_mysqlpool.mysqlpool.pool.pool import Pool
 from django_mysqlpool.mysqlpool.pool.registry import registry
 
 from . import settings
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from django.db.backends.mysql.base import DatabaseWrapper
 
     from django_mysqlpool.mysqlpool.options import PoolOptions
+    from django_mysqlpool.mysqlpool.pool.pool import Pool
 
 #: Not part of an identity: a password may rotate, and a user of the server has one.
 _SECRETS = {"password", "passwd"}
@@ -145,9 +145,20 @@ def _aliases_of(pool: Pool) -> Aliases:
     return cast("Aliases", pool.aliases)  # which _make() has given it
 
 
+def import_pool() -> type[Pool]:
+    """Import what a pool needs, SQLAlchemy above all.
+
+    That takes as long as all of Django: a command that never connects goes without, and a process that serves requests does
+    it before the first one, and before it forks.
+    """
+    from django_mysqlpool.mysqlpool.pool.pool import Pool
+
+    return Pool
+
+
 def _make(identity: Mapping[str, Any], options: PoolOptions, name: str) -> Pool:
     hook = settings.DiscardHook(name, options.discard_on_error)
-    return Pool(name, identity, options, Aliases(identity, name), maintenance, hook)
+    return import_pool()(name, identity, options, Aliases(identity, name), maintenance, hook)
 
 
 def _name(params: Mapping[str, Any]) -> str:

@@ -7,14 +7,12 @@ checked when the first wrapper of an alias is made. Nothing here opens a connect
 from __future__ import annotations
 
 import difflib
-import inspect
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from importlib import import_module
 from typing import Any
 
-import sqlalchemy.pool
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
@@ -22,12 +20,8 @@ from django.utils.module_loading import import_string
 from django_mysqlpool.mysqlpool import compat
 from django_mysqlpool.mysqlpool.log import say
 from django_mysqlpool.mysqlpool.options import PoolOptions
-from django_mysqlpool.mysqlpool.pool.slot_pool import SlotPool
 
 DEFAULT_POOL_CLASS = "QueuePool"
-
-# Arguments of SQLAlchemy's classes that are not options, because this package sets them.
-_GIVEN = {"self", "creator", "dialect"}
 
 
 @dataclass(frozen=True)
@@ -182,29 +176,39 @@ class _Reader:
             )
         own = self._mapping("OPTIONS['pool']", {} if given is True or given is None else given, "True, False or a dict")
         common = self._mapping("MYSQLPOOL_ARGUMENTS", arguments or {}, "a dict")
-        default_class = self._pool_class("MYSQLPOOL_BACKEND", backend or DEFAULT_POOL_CLASS)
+        if backend in (None, "", DEFAULT_POOL_CLASS) and _RULES.keys() >= own.keys() | common.keys():
+            # All of it is known here, without SQLAlchemy, which is imported with the first pool.
+            self._check_values("MYSQLPOOL_ARGUMENTS", common)
+            self._check_values("OPTIONS['pool']", own)
+            return self._options(None, {**common, **own})
+        return self._of_class(own, common, backend or DEFAULT_POOL_CLASS)
+
+    def _of_class(self, own: dict[str, Any], common: dict[str, Any], backend: Any) -> PoolOptions:
+        """The options of a pool class that has to be looked at."""
+        default_class = self._pool_class("MYSQLPOOL_BACKEND", backend)
         pool_class = default_class
         if "pool_class" in own:
             pool_class = self._pool_class("OPTIONS['pool']['pool_class']", own.pop("pool_class"))
-        self._check("MYSQLPOOL_ARGUMENTS", common, default_class)
-        self._check("OPTIONS['pool']", own, pool_class)
+        self._check_keys("MYSQLPOOL_ARGUMENTS", common, default_class)
+        self._check_keys("OPTIONS['pool']", own, pool_class)
+        self._check_values("MYSQLPOOL_ARGUMENTS", common)
+        self._check_values("OPTIONS['pool']", own)
         # If an alias has a class of its own, only the keys of MYSQLPOOL_ARGUMENTS that this class knows apply to it.
-        values = {k: v for k, v in common.items() if k in _known_keys(pool_class)} | own
-        return self._build(pool_class, values)
+        known = pool_classes().known_keys(pool_class) | _OWN
+        options = self._options(pool_class, {k: v for k, v in common.items() if k in known} | own)
+        try:
+            pool_classes().make(pool_class, options.arguments)
+        except Exception as error:
+            raise self._error(f"{options.pool_class_name} refuses its arguments: {error}") from error
+        return options
 
-    def _build(self, pool_class: type[sqlalchemy.pool.Pool], values: dict[str, Any]) -> PoolOptions:
+    @staticmethod
+    def _options(pool_class: type[Any] | None, values: dict[str, Any]) -> PoolOptions:
         own = {key: values.pop(key) for key in _OWN & values.keys()}
         if own.pop("pre_ping", False):
             own["ping_after"] = 0
         # This package cleans sessions itself, so SQLAlchemy's rollback would be a useless round trip.
-        values.setdefault("reset_on_return", None)
-        if values["reset_on_return"] is False:
-            values["reset_on_return"] = None
-        try:
-            # Making a pool opens no connection, and lets the class check its arguments.
-            pool_class(lambda: None, **values)  # type: ignore[arg-type]
-        except Exception as error:
-            raise self._error(f"{pool_class.__name__} refuses its arguments: {error}") from error
+        values["reset_on_return"] = values.get("reset_on_return") or None
         return PoolOptions(pool_class=pool_class, pool_class_name=_name_of(pool_class), arguments=values, **own)
 
     def _mapping(self, where: str, value: Any, words: str) -> dict[str, Any]:
@@ -212,21 +216,24 @@ class _Reader:
             raise self._error(f"{where} is {value!r}; it must be {words}.")
         return dict(value)
 
-    def _pool_class(self, where: str, value: Any) -> type[sqlalchemy.pool.Pool]:
+    def _pool_class(self, where: str, value: Any) -> type[Any] | None:
+        """The class that a setting names; ``None``: our own."""
+        classes = pool_classes()
         found = self._find_class(where, value)
-        if not (isinstance(found, type) and issubclass(found, sqlalchemy.pool.Pool)):
+        if not classes.is_pool_class(found):
             raise self._error(f"{where} is {value!r}, which is not a pool class of SQLAlchemy.")
-        if compat.is_asyncio(found):
+        if classes.is_asyncio(found):
             raise self._error(f"{where} is {value!r}, a pool for asyncio drivers; mysqlclient is not one. Use 'QueuePool'.")
-        return SlotPool if found is sqlalchemy.pool.QueuePool else found
+        return None if classes.is_default(found) else found
 
     def _find_class(self, where: str, value: Any) -> Any:
         if not isinstance(value, str):
             return value
         if "." not in value:
-            if value in _pool_classes():
-                return _pool_classes()[value]
-            names = [name for name, found in _pool_classes().items() if not compat.is_asyncio(found)]
+            by_name = pool_classes().by_name()
+            if value in by_name:
+                return by_name[value]
+            names = [name for name, found in by_name.items() if not pool_classes().is_asyncio(found)]
             raise self._error(
                 f"{where} is {value!r}, which sqlalchemy.pool does not have."
                 f"{_nearest(value, names)} Use one of {', '.join(names)}, or the dotted path of a class."
@@ -236,15 +243,17 @@ class _Reader:
         except ImportError as error:
             raise self._error(f"{where} is {value!r}, which can't be imported: {error}.") from error
 
-    def _check(self, where: str, values: dict[str, Any], pool_class: type[sqlalchemy.pool.Pool]) -> None:
-        known = _known_keys(pool_class)
-        for key, value in values.items():
+    def _check_keys(self, where: str, values: dict[str, Any], pool_class: type[Any] | None) -> None:
+        known = pool_classes().known_keys(pool_class) | _OWN
+        for key in values:
             if key not in known:
-                name = _name_of(pool_class)
                 raise self._error(
-                    f"{where} has the key {key!r}, which {name} does not know."
+                    f"{where} has the key {key!r}, which {_name_of(pool_class)} does not know."
                     f"{_nearest(key, known)} Known keys: {', '.join(sorted(known))}."
                 )
+
+    def _check_values(self, where: str, values: dict[str, Any]) -> None:
+        for key, value in values.items():
             rule = _RULES.get(key)
             if rule is not None and not rule.accepts(value):
                 raise self._error(f"{where}[{key!r}] is {value!r}; it must be {rule.words}.")
@@ -253,28 +262,13 @@ class _Reader:
         return ImproperlyConfigured(" ".join((*sentences, f"(database alias {self.alias!r})")))
 
 
-def _name_of(pool_class: type[Any]) -> str:
-    return "QueuePool" if pool_class is SlotPool else pool_class.__name__
+def _name_of(pool_class: type[Any] | None) -> str:
+    return DEFAULT_POOL_CLASS if pool_class is None else pool_class.__name__
 
 
-@cache
-def _pool_classes() -> dict[str, type[sqlalchemy.pool.Pool]]:
-    """The pool classes in the installed SQLAlchemy, those for asyncio included, by their names."""
-    return {
-        name: value
-        for name, value in sorted(vars(sqlalchemy.pool).items())
-        if isinstance(value, type) and issubclass(value, sqlalchemy.pool.Pool) and value is not sqlalchemy.pool.Pool
-    }
-
-
-def _known_keys(pool_class: type[sqlalchemy.pool.Pool]) -> frozenset[str]:
-    """The keys that a class accepts: the package's own, and the arguments of its constructors."""
-    keys = set(_OWN)
-    for cls in pool_class.__mro__:
-        if "__init__" in vars(cls) and issubclass(cls, sqlalchemy.pool.Pool):
-            parameters = inspect.signature(cls.__init__).parameters.values()
-            keys |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-    return frozenset(key for key in keys - _GIVEN if not key.startswith("_"))
+def pool_classes() -> Any:
+    """The module that knows SQLAlchemy's pool classes, and imports them."""
+    return import_module("django_mysqlpool.mysqlpool.pool.pool_classes")
 
 
 def _nearest(word: object, known: Iterable[str]) -> str:

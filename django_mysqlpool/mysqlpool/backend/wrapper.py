@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from threading import get_ident
 from traceback import clear_frames
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.db.backends.mysql.base import DatabaseWrapper
 from django.utils.functional import cached_property
@@ -18,7 +18,6 @@ from django_mysqlpool.mysqlpool.log import unsaid
 from django_mysqlpool.mysqlpool.masking import ConnectionParams, WithoutFramesOf, masking_params
 from django_mysqlpool.mysqlpool.pool.connector import PoolForgotten
 from django_mysqlpool.mysqlpool.pool.fork import notice_fork
-from django_mysqlpool.mysqlpool.pool.pool import Pool
 from django_mysqlpool.mysqlpool.pool.states import IN_USE, READY
 
 from . import checkin
@@ -32,6 +31,9 @@ from .server_data import forget_server, server_data
 from .threads import detach_after_fork
 from .transactions import TransactionRelease, run_waiting_hooks
 from .using import drop_what_is_not_ours, leave_other_work, recheck, use
+
+if TYPE_CHECKING:
+    from django_mysqlpool.mysqlpool.pool.pool import Pool
 
 #: Seconds since the last statement after which the connection is looked at before the next one.
 RECHECK_AFTER = 1.0

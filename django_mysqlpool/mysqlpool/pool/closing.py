@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from typing import Any
 
-from django_mysqlpool.mysqlpool import compat
 from django_mysqlpool.mysqlpool.drivers.sockets import is_readable, make_writable
 
 from .connection import Session
-from .states import CLOSED
 
 
 class Farewell:
@@ -74,17 +70,3 @@ def _is_silent_until(deadline: float, socket: int) -> bool:
         if not os.read(socket, 65536) or now >= deadline:
             break
     return not has_spoken
-
-
-class ClosingDialect(compat.ConnDialect):  # type: ignore[misc]
-    """Has SQLAlchemy's pools close connections by ``close``, which is called with the session."""
-
-    def __init__(self, close: Callable[[Session], None]) -> None:
-        self._close = close
-
-    def do_close(self, dbapi_connection: Any) -> None:
-        session: Session = dbapi_connection.mysqlpool_session
-        session.state = CLOSED  # whatever interrupts this, nobody is handed it again
-        self._close(session)
-
-    do_terminate = do_close

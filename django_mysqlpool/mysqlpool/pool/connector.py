@@ -20,11 +20,9 @@ from django_mysqlpool.mysqlpool.masking import ConnectionParams
 from .closing import Farewell
 from .connection import PING_TIMEOUT, Session
 from .faults import Fault, fault_of
-from .foreign import ForeignPool
 from .fork import ForkBarrier
 from .pressure import PAUSE_AFTER_YIELD, Pressure
 from .server import ServerFacts
-from .slot_pool import SlotPool
 from .states import CLOSED, EXPECTED, REFUSED
 from .waiters import SlotRequest
 from .writes import (
@@ -38,6 +36,8 @@ from .writes import (
 
 if TYPE_CHECKING:
     from .borrowing import Borrower
+    from .foreign import ForeignPool
+    from .slot_pool import SlotPool
 
 #: Seconds that connecting may take if neither the driver's ``connect_timeout`` nor the pool's ``timeout`` says less.
 CONNECT_TIMEOUT = 10

@@ -16,10 +16,9 @@ import sqlalchemy.exc
 from sqlalchemy import event
 from sqlalchemy.pool import AssertionPool, Pool, QueuePool, StaticPool
 
-from django_mysqlpool.mysqlpool import compat
-
-from .closing import ClosingDialect
+from . import sqlalchemy_names
 from .slot_pool import ConnectionChecks, ConnectionCloser, SlotPool
+from .states import CLOSED
 from .waiters import SlotRequest, SlotTimeout
 
 if TYPE_CHECKING:
@@ -43,6 +42,20 @@ class OpenConnection(Protocol):
 
     connection: Any
     record: Any
+
+
+class ClosingDialect(sqlalchemy_names.ConnDialect):  # type: ignore[misc]
+    """Has SQLAlchemy's pools close connections by ``close``, which is called with the session."""
+
+    def __init__(self, close: Callable[[Session], None]) -> None:
+        self._close = close
+
+    def do_close(self, dbapi_connection: Any) -> None:
+        session: Session = dbapi_connection.mysqlpool_session
+        session.state = CLOSED  # whatever interrupts this, nobody is handed it again
+        self._close(session)
+
+    do_terminate = do_close
 
 
 class ForeignPool:
@@ -75,7 +88,7 @@ class ForeignPool:
         """The most connections that may be open at once; ``None``: no limit, or none that is known."""
         if isinstance(self.pool, (StaticPool, AssertionPool)):
             return 1
-        return compat.queue_pool_limit(self.pool) if isinstance(self.pool, QueuePool) else None
+        return sqlalchemy_names.queue_pool_limit(self.pool) if isinstance(self.pool, QueuePool) else None
 
     @property
     def timeout(self) -> float:
@@ -157,14 +170,14 @@ class ForeignPool:
 
     @staticmethod
     def _close_queue(pool: QueuePool) -> None:
-        records = deque(iter(lambda: compat.idle_record(pool), None))
+        records = deque(iter(lambda: sqlalchemy_names.idle_record(pool), None))
         try:
             for record in tuple(records):
                 record.close()
-                compat.put_back(pool, records.popleft())
+                sqlalchemy_names.put_back(pool, records.popleft())
         finally:
             for record in records:  # after an interrupt: it is replaced at its next checkout
-                compat.put_back(pool, record)
+                sqlalchemy_names.put_back(pool, record)
 
     def size(self) -> Any:
         """SQLAlchemy's size of the pool, if it has one."""
@@ -200,8 +213,8 @@ def make_source(
     :param create: opens a connection in a record
     :param close: closes a session's connection
     """
-    made = options.pool_class(create, dialect=ClosingDialect(close), **options.arguments)
-    compat.prepare_events(made)
+    made = (options.pool_class or SlotPool)(create, dialect=ClosingDialect(close), **options.arguments)
+    sqlalchemy_names.prepare_events(made)
     if not isinstance(made, SlotPool):
         return ForeignPool(made)
     if options.releases_per_transaction:

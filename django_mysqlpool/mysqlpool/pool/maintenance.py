@@ -15,13 +15,16 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
+from typing import TYPE_CHECKING
 
 from django_mysqlpool.mysqlpool import compat
 from django_mysqlpool.mysqlpool.log import here, say, tell, unsaid
 
 from . import fork, reports
-from .pool import Pool
 from .tasks import Task, tasks_for
+
+if TYPE_CHECKING:
+    from .pool import Pool
 
 #: Seconds between two rounds: what a thread leaves when it ends goes back within one.
 ROUND = 0.5

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import fork
 from .fork import discard_inherited
 from .locks import acquire_if_free
 from .maintenance import maintenance
-from .pool import Pool
+
+if TYPE_CHECKING:
+    from .pool import Pool
 
 
 class Registry:

@@ -14,8 +14,7 @@ from typing import Any, Protocol
 
 from sqlalchemy.pool import Pool
 
-from django_mysqlpool.mysqlpool import compat
-
+from . import sqlalchemy_names
 from .idle_slots import IdleSlots
 from .slots import SlotQueue
 from .waiters import SlotRequest
@@ -85,7 +84,7 @@ class SlotPool(Pool):
         self.min_idle = min_idle
         cap = None if pool_size == 0 or max_overflow == -1 else pool_size + max_overflow
         self.queue: SlotQueue[Any] = SlotQueue(
-            lambda: compat.ConnectionRecord(self, connect=False), cap, lifo=use_lifo, max_waiting=max_waiting
+            lambda: sqlalchemy_names.ConnectionRecord(self, connect=False), cap, lifo=use_lifo, max_waiting=max_waiting
         )
         #: Held while slots change hands.
         self.lock = self.queue.lock
@@ -102,7 +101,7 @@ class SlotPool(Pool):
         #: The listeners to those of all pools.
         self._heard_by_all = [event.parent_listeners for event in self._unheard]
         #: The arguments ``events`` and ``echo`` ask for proxies.
-        self._is_always_heard = any(self._unheard) or compat.logs_checkouts(self)
+        self._is_always_heard = any(self._unheard) or sqlalchemy_names.logs_checkouts(self)
 
     def attach(self, checks: ConnectionChecks, closer: ConnectionCloser, reclaim: Callable[[], None]) -> None:
         """Have our pool look after the connections.
@@ -168,7 +167,7 @@ class SlotPool(Pool):
 
     def release(self, entry: Any, *, keep: bool = True) -> None:
         """Release what ``acquire()`` or ``acquire_idle()`` returned; unless ``keep``, close its connection first."""
-        if type(entry) is not compat.ConnectionRecord:
+        if type(entry) is not sqlalchemy_names.ConnectionRecord:
             if keep:
                 entry.close()
             else:

@@ -7,13 +7,15 @@ import math
 import threading
 import time
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from django_mysqlpool.mysqlpool.log import say
 
 from . import reports
-from .pool import Pool
-from .slot_pool import SlotPool
+
+if TYPE_CHECKING:
+    from .pool import Pool
+    from .slot_pool import SlotPool
 
 #: Seconds of idleness that are allowed while neighbours are refused.
 IDLE_UNDER_PRESSURE = 0.25
@@ -87,8 +89,8 @@ class CloseUnwanted(Task):
             self._unwanted_since = math.inf
             return
         self._unwanted_since = min(self._unwanted_since, now)
-        if isinstance(source, SlotPool):
-            source.idle_slots.trim(0 if pool.aliases.is_left() else IDLE_IF_UNWANTED, 0)
+        if source.has_queue:
+            cast("SlotPool", source).idle_slots.trim(0 if pool.aliases.is_left() else IDLE_IF_UNWANTED, 0)
         elif pool.aliases.is_left() or now - self._unwanted_since >= IDLE_IF_UNWANTED:
             self._unwanted_since = now
             pool.close()
@@ -99,9 +101,7 @@ class QueueTask(Task):
 
     @property
     def source(self) -> SlotPool:
-        source = self.pool.source
-        assert isinstance(source, SlotPool)
-        return source
+        return cast("SlotPool", self.pool.source)  # as ``has_queue`` says
 
 
 class ProbePressure(QueueTask):
