@@ -15,6 +15,7 @@ from django_mysqlpool.mysqlpool.backend.aliases import import_pool
 from django_mysqlpool.mysqlpool.backend.pools import close_pool
 from django_mysqlpool.mysqlpool.backend.scope import Scope
 
+from . import signals
 from .threads import Loan, WarmThreads
 
 if TYPE_CHECKING:
@@ -45,15 +46,20 @@ class ConnectionReleaseASGI:
     :param application: the ASGI application (version 3) to wrap
     :param threads: the greatest number of warm threads, 1 or more; default 40, as many as
         `Starlette <https://www.starlette.io/threadpool/>`_ has. A thread is started when it is first needed.
+    :param replace_receivers: replace Django's two own receivers of ``request_started`` in this process, ``reset_queries``
+        and ``close_old_connections``, by one that calls them in the request's thread only if they have something to do: if
+        ``DEBUG`` is on, or an alias is not pooled. That saves a request one of three changes of threads. Default ``True``
     :raises ValueError: if ``threads`` is not a whole number of 1 or more
     """
 
-    def __init__(self, application: Application, threads: int = DEFAULT_THREADS) -> None:
+    def __init__(self, application: Application, threads: int = DEFAULT_THREADS, *, replace_receivers: bool = True) -> None:
         if not isinstance(threads, int) or threads < 1:
             raise ValueError(f"threads is {threads!r}; it must be a whole number, 1 or more")
         import_pool()
         self.application = application
         self.threads = WarmThreads(threads)
+        if replace_receivers:
+            signals.replace_receivers()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

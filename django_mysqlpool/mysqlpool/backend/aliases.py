@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from django.db import connections
+from django.db.utils import load_backend
 
 from django_mysqlpool.mysqlpool.log import say
 from django_mysqlpool.mysqlpool.masking import ConnectionParams
@@ -15,6 +16,7 @@ from django_mysqlpool.mysqlpool.pool.maintenance import maintenance
 from django_mysqlpool.mysqlpool.pool.registry import registry
 
 from . import settings
+from .pooled import PooledWrapper
 
 if TYPE_CHECKING:
     from django.db.backends.mysql.base import DatabaseWrapper
@@ -165,6 +167,16 @@ def _name(params: Mapping[str, Any]) -> str:
     """The name of a pool: ``user@host:port/database``."""
     place = params.get("unix_socket") or f"{params.get('host', 'localhost')}:{params.get('port', 3306)}"
     return f"{params.get('user', '')}@{place}/{params.get('database', '')}"
+
+
+def are_all_pooled() -> bool:
+    """True if each alias of ``DATABASES`` is pooled."""
+    return all(map(_is_pooled, tuple(connections.settings.values())))
+
+
+def _is_pooled(entry: Mapping[str, Any]) -> bool:
+    wrapper_class = load_backend(entry["ENGINE"]).DatabaseWrapper
+    return issubclass(wrapper_class, PooledWrapper) and entry["OPTIONS"].get("pool", True) is not False
 
 
 def forget_unwanted() -> None:
