@@ -194,12 +194,17 @@ def count_hops(requests: int = 20) -> None:
 
     from django_mysqlpool.middleware import ConnectionReleaseASGI
 
-    with override_settings(MIDDLEWARE=[]):
-        stock = get_asgi_application()
+    def make_stock() -> Any:
+        with override_settings(MIDDLEWARE=[]):
+            return get_asgi_application()
+
+    # The wrapper is made last: it replaces receivers of the process.
+    makers = ((STOCK, make_stock), (WRAPPED, lambda: ConnectionReleaseASGI(get_asgi_application())))
     table = Table(title="ASGI: what the event loop hands to a thread for one request", title_justify="left")
     for column in ("", "view", "calls", "threads for 20 requests"):
         table.add_column(column)
-    for name, application in ((STOCK, stock), (WRAPPED, ConnectionReleaseASGI(get_asgi_application()))):
+    for name, make in makers:
+        application = make()
         for view, path in VIEWS["uvicorn"].items():
             loop = CountingLoop()
             for _ in range(requests):

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from weakref import ref
 
 from django.db import connections
 from django.db.utils import load_backend
@@ -51,8 +52,9 @@ class LastConnect(NamedTuple):
     options: PoolOptions | None
     #: The settings then.
     settings: dict[str, Any]
-    #: The pool, and what it was looked up for.
-    bound: tuple[tuple[Any, ...], Pool]
+    #: What the pool was looked up for.
+    wanted: tuple[Any, ...]
+    pool: ref[Pool]
 
 
 #: By the alias.
@@ -184,7 +186,7 @@ def forget_unwanted() -> None:
     settings.forget_all_but(connections.settings)
     registry.forget_unwanted()
     for alias, last in last_connects.copy().items():
-        if last.bound[1].is_abandoned or alias not in connections.settings:
+        if last.pool() is None or alias not in connections.settings:
             last_connects.pop(alias, None)
 
 

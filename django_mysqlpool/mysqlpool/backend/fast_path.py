@@ -6,6 +6,7 @@ from operator import attrgetter
 from time import monotonic
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from django.db.backends.mysql.base import DatabaseWrapper
 from django.db.backends.signals import connection_created
@@ -96,7 +97,10 @@ def note_connected(wrapper: PooledWrapper) -> None:
     """Django has connected the wrapper to a pool."""
     assert wrapper.bound is not None
     wrapper.settings_then = copied(wrapper.settings_dict)
-    last_connects[wrapper.alias] = LastConnect(type(wrapper), wrapper.pool_options, wrapper.settings_then, wrapper.bound)
+    wanted, pool = wrapper.bound
+    last_connects[wrapper.alias] = LastConnect(
+        type(wrapper), wrapper.pool_options, wrapper.settings_then, wanted, ref(pool)
+    )
 
 
 def _take_over(wrapper: PooledWrapper) -> None:
@@ -104,10 +108,11 @@ def _take_over(wrapper: PooledWrapper) -> None:
     last = last_connects.get(wrapper.alias)
     if last is None or last.wrapper_class is not type(wrapper) or last.options is not wrapper.pool_options:
         return
-    if last.settings == wrapper.settings_dict:
-        wrapper.settings_then, wrapper.bound = last.settings, last.bound
+    pool = last.pool()
+    if pool is not None and last.settings == wrapper.settings_dict:
+        wrapper.settings_then, wrapper.bound = last.settings, (last.wanted, pool)
         # What Django's connect() would set.
-        wrapper.isolation_level = last.bound[0][1]
+        _, wrapper.isolation_level, _ = last.wanted
         wrapper.health_check_enabled = wrapper.settings_dict["CONN_HEALTH_CHECKS"]
         wrapper.close_at = monotonic()  # CONN_MAX_AGE is 0
 
