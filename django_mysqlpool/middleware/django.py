@@ -15,6 +15,8 @@ from django_mysqlpool.mysqlpool.backend.aliases import import_pool
 from django_mysqlpool.mysqlpool.backend.scope import Scope
 from django_mysqlpool.threading_utils.work import end_from_event_loop
 
+from . import overload
+
 
 class ConnectionReleaseMiddleware:
     """Returns the request's pooled connections when its response is ready, before a byte of it is sent.
@@ -23,8 +25,12 @@ class ConnectionReleaseMiddleware:
     out before the request began, such as a test's, does not belong to the request and stays out. Put the middleware first
     into ``MIDDLEWARE``; the system checks W002 and W003 look at that.
 
+    A ``PoolTimeout`` that leaves the view is answered with ``503 Service Unavailable``, unless ``DEBUG`` is on or the
+    setting ``MYSQLPOOL_OVERLOAD_HANDLER`` says otherwise.
+
     :param get_response: the next middleware or the view; Django passes it. Both synchronous and asynchronous ones are
         supported.
+    :raises django.core.exceptions.ImproperlyConfigured: if ``MYSQLPOOL_OVERLOAD_HANDLER`` is wrong
     """
 
     sync_capable = True
@@ -32,6 +38,7 @@ class ConnectionReleaseMiddleware:
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         import_pool()
+        overload.handler()  # raises if the setting is wrong
         self.get_response = get_response
         self.is_async = iscoroutinefunction(get_response)
         if self.is_async:
@@ -59,6 +66,10 @@ class ConnectionReleaseMiddleware:
             finally:
                 await end_from_event_loop(scope)
         return _with_stream_released(response, request)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponseBase | None:
+        """Answer a ``PoolTimeout`` of the view's as overload; Django calls this."""
+        return overload.answer(request, exception)
 
 
 def request_line(request: HttpRequest) -> str:
