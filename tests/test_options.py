@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ import sqlalchemy.pool
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
-from django_mysqlpool.mysqlpool.backend.settings import pool_options
+from django_mysqlpool.mysqlpool.backend import other_names
+from django_mysqlpool.mysqlpool.backend import settings as settings_module
+from django_mysqlpool.mysqlpool.backend.settings import pool_classes, pool_options
 from tests.helpers import CustomPool, backend_pid, status_of
 
 pytestmark = [pytest.mark.django, pytest.mark.sqlalchemy]
@@ -156,6 +159,44 @@ class TestErrors:
             read(pool)
         assert message in str(caught.value)
         assert "(database alias 'shop')" in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("key", "advice"),
+        [
+            ("pool_timeout", "'timeout'"),
+            ("max_lifetime", "'recycle'"),
+            ("max_idle", "'idle_timeout'"),
+            ("maxLifetime", "'recycle'"),
+            ("POOL_RECYCLE", "'recycle'"),
+            ("min_size", "'min_idle'"),
+            ("max_size", "'pool_size', with 'max_overflow': 0"),
+            ("connectionTimeout", "'timeout'"),
+        ],
+    )
+    def test_what_another_pools_option_is_called_here(self, key, advice):
+        with pytest.raises(ImproperlyConfigured, match=re.escape(f"does not know. Here that is {advice}. Known keys:")):
+            read({key: 1})
+
+    def test_each_name_of_another_pool_is_none_of_ours_and_leads_to_one(self):
+        ours = pool_classes().known_keys(None) | settings_module._OWN
+        assert not {name for name in ours if other_names._plain(name) in other_names._ADVICE}
+        assert other_names._OPTIONS.keys() <= ours
+
+    def test_all_mistakes_of_an_alias_are_told_at_once(self):
+        common = {"pool_class": "NullPool", "recycle": 0}
+        with override_settings(MYSQLPOOL_ARGUMENTS=common), pytest.raises(ImproperlyConfigured) as caught:
+            read({"pool_siz": 5, "timeout": "30", "max_overflow": -2}, CONN_MAX_AGE=60)
+        told = str(caught.value)
+        for part in (
+            "CONN_MAX_AGE is 60",
+            "MYSQLPOOL_ARGUMENTS has the key 'pool_class', which QueuePool does not know. That is the setting",
+            "OPTIONS['pool'] has the key 'pool_siz', which QueuePool does not know. Did you mean 'pool_size'?",
+            "MYSQLPOOL_ARGUMENTS['recycle'] is 0",
+            "OPTIONS['pool']['timeout'] is '30'",
+            "OPTIONS['pool']['max_overflow'] is -2",
+        ):
+            assert told.count(part) == 1
+        assert told.count("(database alias 'shop')") == 1
 
     @pytest.mark.parametrize("max_age", [None, 60])
     def test_persistent_connections_are_refused_in_djangos_words(self, max_age):

@@ -6,9 +6,8 @@ checked when the first wrapper of an alias is made. Nothing here opens a connect
 
 from __future__ import annotations
 
-import difflib
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -20,6 +19,8 @@ from django.utils.module_loading import import_string
 from django_mysqlpool.mysqlpool import compat
 from django_mysqlpool.mysqlpool.log import say
 from django_mysqlpool.mysqlpool.options import PoolOptions
+
+from .other_names import suggest
 
 DEFAULT_POOL_CLASS = "QueuePool"
 
@@ -161,18 +162,19 @@ def forget_all_but(aliases: Collection[str]) -> None:
 
 
 class _Reader:
-    """Reads and checks the options of one alias."""
+    """Reads and checks the options of one alias. What is wrong is told in one error."""
 
     def __init__(self, alias: str) -> None:
         self.alias = alias
+        self._mistakes: list[str] = []
 
     def read(self, given: Any, backend: Any, arguments: Any, max_age: Any) -> PoolOptions:
         if max_age != 0:
             # The words of Django's PostgreSQL backend, for the same mistake.
-            raise self._error(
-                "Pooling doesn't support persistent connections.",
+            self._mistakes.append(
+                "Pooling doesn't support persistent connections. "
                 f"CONN_MAX_AGE is {max_age!r}; leave it out or set it to 0. "
-                "How long a connection lives is the pool's 'recycle'.",
+                "How long a connection lives is the pool's 'recycle'."
             )
         own = self._mapping("OPTIONS['pool']", {} if given is True or given is None else given, "True, False or a dict")
         common = self._mapping("MYSQLPOOL_ARGUMENTS", arguments or {}, "a dict")
@@ -180,8 +182,13 @@ class _Reader:
             # All of it is known here, without SQLAlchemy, which is imported with the first pool.
             self._check_values("MYSQLPOOL_ARGUMENTS", common)
             self._check_values("OPTIONS['pool']", own)
+            self._raise_if_wrong()
             return self._options(None, {**common, **own})
         return self._of_class(own, common, backend or DEFAULT_POOL_CLASS)
+
+    def _raise_if_wrong(self) -> None:
+        if self._mistakes:
+            raise self._error()
 
     def _of_class(self, own: dict[str, Any], common: dict[str, Any], backend: Any) -> PoolOptions:
         """The options of a pool class that has to be looked at."""
@@ -193,6 +200,7 @@ class _Reader:
         self._check_keys("OPTIONS['pool']", own, pool_class)
         self._check_values("MYSQLPOOL_ARGUMENTS", common)
         self._check_values("OPTIONS['pool']", own)
+        self._raise_if_wrong()
         # If an alias has a class of its own, only the keys of MYSQLPOOL_ARGUMENTS that this class knows apply to it.
         known = pool_classes().known_keys(pool_class) | _OWN
         options = self._options(pool_class, {k: v for k, v in common.items() if k in known} | own)
@@ -236,7 +244,7 @@ class _Reader:
             names = [name for name, found in by_name.items() if not pool_classes().is_asyncio(found)]
             raise self._error(
                 f"{where} is {value!r}, which sqlalchemy.pool does not have."
-                f"{_nearest(value, names)} Use one of {', '.join(names)}, or the dotted path of a class."
+                f"{suggest(value, names)} Use one of {', '.join(names)}, or the dotted path of a class."
             )
         try:
             return import_string(value)
@@ -247,19 +255,21 @@ class _Reader:
         known = pool_classes().known_keys(pool_class) | _OWN
         for key in values:
             if key not in known:
-                raise self._error(
+                told = " That is the setting MYSQLPOOL_BACKEND." if key == "pool_class" else suggest(key, known)
+                self._mistakes.append(
                     f"{where} has the key {key!r}, which {_name_of(pool_class)} does not know."
-                    f"{_nearest(key, known)} Known keys: {', '.join(sorted(known))}."
+                    f"{told} Known keys: {', '.join(sorted(known))}."
                 )
 
     def _check_values(self, where: str, values: dict[str, Any]) -> None:
         for key, value in values.items():
             rule = _RULES.get(key)
             if rule is not None and not rule.accepts(value):
-                raise self._error(f"{where}[{key!r}] is {value!r}; it must be {rule.words}.")
+                self._mistakes.append(f"{where}[{key!r}] is {value!r}; it must be {rule.words}.")
 
     def _error(self, *sentences: str) -> ImproperlyConfigured:
-        return ImproperlyConfigured(" ".join((*sentences, f"(database alias {self.alias!r})")))
+        """An error that tells these mistakes, and those before."""
+        return ImproperlyConfigured(" ".join((*self._mistakes, *sentences, f"(database alias {self.alias!r})")))
 
 
 def _name_of(pool_class: type[Any] | None) -> str:
@@ -269,10 +279,3 @@ def _name_of(pool_class: type[Any] | None) -> str:
 def pool_classes() -> Any:
     """The module that knows SQLAlchemy's pool classes, and imports them."""
     return import_module("django_mysqlpool.mysqlpool.pool.pool_classes")
-
-
-def _nearest(word: object, known: Iterable[str]) -> str:
-    """Suggest the nearest known word. Case is ignored, because other pools have their options in capitals."""
-    by_lower_case = {one.lower(): one for one in known}
-    matches = difflib.get_close_matches(str(word).lower(), by_lower_case, n=1)
-    return f" Did you mean {by_lower_case[matches[0]]!r}?" if matches else ""
