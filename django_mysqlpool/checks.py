@@ -1,7 +1,7 @@
-"""Django's system checks for pooled aliases.
+"""Django's system checks for pooled aliases, and for those that were meant to be.
 
-Importing this module registers them; the engines' modules import it. No check connects to the server.
-``docs/checks.md`` describes each check by its id.
+Importing this module registers them. The engines' modules import it, the middleware's do, and ``django_mysqlpool`` in
+INSTALLED_APPS does. No check connects to the server. ``docs/checks.md`` describes each check by its id.
 """
 
 from __future__ import annotations
@@ -12,11 +12,18 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import connections
 
-from .mysqlpool.backend.settings import function_at
+from .mysqlpool.backend.other_names import suggest
+from .mysqlpool.backend.settings import OPTION_NAMES, function_at
 from .mysqlpool.drivers.sockets import is_patched_by_gevent
 from .mysqlpool.options import PoolOptions
 
 _MIDDLEWARE = "django_mysqlpool.middleware.ConnectionReleaseMiddleware"
+_SETTINGS = ("MYSQLPOOL_ARGUMENTS", "MYSQLPOOL_BACKEND", "MYSQLPOOL_OVERLOAD_HANDLER")
+#: Django's engines for MySQL, by the engine of this package that takes the place of each.
+_ENGINES = {
+    "django.db.backends.mysql": "django_mysqlpool.backends.mysqlpool",
+    "django.contrib.gis.db.backends.mysql": "django_mysqlpool.backends.mysqlpool_gis",
+}
 _DOCS = "https://django-mysqlpool.readthedocs.io/en/stable/checks.html"
 
 
@@ -50,7 +57,8 @@ def check_middleware(**kwargs: object) -> list[CheckMessage]:
     :param kwargs: not used
     :returns: at most one warning
     """
-    if not any(_pooled_aliases()):
+    # (A project that serves no requests through Django has neither.)
+    if not (settings.MIDDLEWARE or getattr(settings, "ROOT_URLCONF", None)) or not any(_pooled_aliases()):
         return []
     position = next((n for n, path in enumerate(settings.MIDDLEWARE) if path == _MIDDLEWARE), None)
     if position is None:
@@ -167,6 +175,88 @@ def check_discard_on_error(**kwargs: object) -> list[CheckMessage]:
         )
         for alias, options in _pooled_aliases()
         if options.discard_on_error is not None and (why := _why_not_importable(options.discard_on_error))
+    ]
+
+
+@register(Tags.compatibility)
+def check_engines(**kwargs: object) -> list[CheckMessage]:
+    """Report Django's engine where this package's was meant: with ``OPTIONS["pool"]`` (E002), or nowhere (W007).
+
+    :param kwargs: not used
+    :returns: an error for each alias with a pool's options; a warning if nothing else is pooled
+    """
+    ours = {alias: engine for alias in connections if (engine := _ENGINES.get(connections.settings[alias]["ENGINE"]))}
+    errors: list[CheckMessage] = [
+        Error(
+            f"The OPTIONS of the database alias '{alias}' have 'pool', which Django's engine does not know.",
+            hint=f"Its ENGINE must be '{engine}', or else the driver refuses to connect. See {_DOCS}#e002",
+            id="django_mysqlpool.E002",
+        )
+        for alias, engine in ours.items()
+        if "pool" in connections.settings[alias]["OPTIONS"]
+    ]
+    if errors or not ours or any(_pooled_aliases()):
+        return errors
+    signs = [name for name in _SETTINGS if hasattr(settings, name)] + [_MIDDLEWARE] * (_MIDDLEWARE in settings.MIDDLEWARE)
+    return [
+        Warning(
+            f"No database alias is pooled, though the settings have {' and '.join(signs)}.",
+            hint=(
+                f"The ENGINE of '{alias}' is Django's: '{engine}' is the one with a pool. Or remove what has no effect. "
+                f"See {_DOCS}#w007"
+            ),
+            id="django_mysqlpool.W007",
+        )
+        for alias, engine in list(ours.items())[:1]
+        if signs
+    ]
+
+
+@register(Tags.compatibility)
+def check_places(**kwargs: object) -> list[CheckMessage]:
+    """Report options of the pool that stand in a wrong place of ``DATABASES``, where they fail (E003) or do nothing (W008).
+
+    :param kwargs: not used
+    :returns: one message for each such key
+    """
+    messages: list[CheckMessage] = []
+    for alias, _ in _pooled_aliases():
+        entry = connections.settings[alias]
+        messages += [
+            Error(
+                f"The OPTIONS of the database alias '{alias}' have {name!r}, which the driver does not know.",
+                hint=f"It belongs in OPTIONS['pool']. See {_DOCS}#e003",
+                id="django_mysqlpool.E003",
+            )
+            for name in sorted(OPTION_NAMES & entry["OPTIONS"].keys())
+        ]
+        messages += [
+            Warning(
+                f"The database alias '{alias}' has the key {name!r}, which has no effect.",
+                hint=f"The options of the pool belong in OPTIONS['pool']. See {_DOCS}#w008",
+                id="django_mysqlpool.W008",
+            )
+            for name in entry
+            if name.lower() in {"pool", "options"} and name != "OPTIONS"
+        ]
+    return messages
+
+
+@register(Tags.compatibility)
+def check_settings(**kwargs: object) -> list[CheckMessage]:
+    """Report settings that begin with ``MYSQLPOOL_`` and are none of this package's (W009).
+
+    :param kwargs: not used
+    :returns: one warning for each
+    """
+    return [
+        Warning(
+            f"The setting {name} has no effect.",
+            hint=f"This package's settings are {', '.join(_SETTINGS)}.{suggest(name, _SETTINGS)} See {_DOCS}#w009",
+            id="django_mysqlpool.W009",
+        )
+        for name in dir(settings)
+        if name.startswith("MYSQLPOOL_") and name not in _SETTINGS
     ]
 
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+from asgiref.local import Local
+from django.conf import settings
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.test import override_settings
+
+from django_mysqlpool.middleware import ConnectionReleaseMiddleware
 
 pytestmark = pytest.mark.django
 
@@ -89,3 +98,101 @@ def test_wrong_options_of_any_alias_end_the_start():
             run_checks()
     finally:
         del connections.settings["wrong"]
+
+
+class TestWhatWasMeantToBePooled:
+    """Django's engine where ours was meant, and options that stand in a wrong place."""
+
+    @pytest.fixture
+    def only(self, monkeypatch):
+        """Has the given entry be the only alias."""
+
+        def set_up(**entry):
+            databases = connections.configure_settings({"default": {"NAME": "shop", **entry}})
+            monkeypatch.setattr(connections, "_settings", databases, raising=False)
+            monkeypatch.setattr(connections, "settings", databases)
+            monkeypatch.setattr(connections, "_connections", Local())
+
+        with override_settings():
+            del settings.MYSQLPOOL_ARGUMENTS  # of the tests' site
+            yield set_up
+
+    @staticmethod
+    def messages():
+        return [m for m in run_checks() if m.id.startswith("django_mysqlpool")]
+
+    @pytest.mark.parametrize("engine", ["django.db.backends.mysql", "django.contrib.gis.db.backends.mysql"])
+    def test_a_pools_options_for_djangos_engine(self, engine, only):
+        only(ENGINE=engine, OPTIONS={"pool": {"pool_size": 5}})
+        (message,) = self.messages()
+        assert (message.id, "'default'" in message.msg) == ("django_mysqlpool.E002", True)
+        assert "ENGINE must be 'django_mysqlpool.backends.mysqlpool" in message.hint
+
+    @pytest.mark.parametrize(
+        ("changed", "sign"),
+        [
+            ({"MIDDLEWARE": [OTHER, MIDDLEWARE]}, MIDDLEWARE),
+            ({"MYSQLPOOL_BACKEND": "QueuePool", "MIDDLEWARE": []}, "MYSQLPOOL_BACKEND"),
+            ({"MYSQLPOOL_ARGUMENTS": {}, "MIDDLEWARE": [MIDDLEWARE]}, f"MYSQLPOOL_ARGUMENTS and {MIDDLEWARE}"),
+        ],
+    )
+    def test_nothing_is_pooled(self, changed, sign, only):
+        only(ENGINE="django.db.backends.mysql")
+        with override_settings(**changed):
+            (message,) = self.messages()
+        assert message.id == "django_mysqlpool.W007"
+        assert message.msg == f"No database alias is pooled, though the settings have {sign}."
+
+    def test_the_middleware_tells_it_where_no_check_can(self, only, caplog):
+        only(ENGINE="django.db.backends.mysql")
+        with override_settings(MIDDLEWARE=[MIDDLEWARE]):
+            ConnectionReleaseMiddleware(lambda request: None)
+        assert "No database alias is pooled" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("engine", "options", "middleware"),
+        [
+            ("django.db.backends.mysql", {}, []),  # another project's settings
+            ("django.db.backends.sqlite3", {}, [MIDDLEWARE]),
+            ("django_mysqlpool.backends.mysqlpool", {"pool": {"pool_size": 5}}, [MIDDLEWARE]),
+        ],
+    )
+    def test_what_is_right(self, engine, options, middleware, only):
+        only(ENGINE=engine, OPTIONS=options)
+        with override_settings(MIDDLEWARE=middleware):
+            assert self.messages() == []
+
+    def test_options_beside_pool(self, only):
+        only(ENGINE="django_mysqlpool.backends.mysqlpool", OPTIONS={"pool_size": 5, "recycle": 60, "read_timeout": 5})
+        first, second = self.messages()
+        assert (first.id, second.id) == ("django_mysqlpool.E003",) * 2
+        assert ("'pool_size'" in first.msg, "'recycle'" in second.msg) == (True, True)
+
+    @pytest.mark.parametrize("key", ["POOL", "pool", "options", "Options"])
+    def test_keys_of_the_alias_that_do_nothing(self, key, only):
+        only(ENGINE="django_mysqlpool.backends.mysqlpool", **{key: {"pool_size": 5}})
+        (message,) = self.messages()
+        assert (message.id, repr(key) in message.msg) == ("django_mysqlpool.W008", True)
+
+    def test_a_misspelt_setting(self):
+        with override_settings(MYSQLPOOL_ARGUMENT={}, MYSQLPOOL_ARGUMENTS={}):
+            (message,) = self.messages()
+        assert message.id == "django_mysqlpool.W009"
+        assert "Did you mean 'MYSQLPOOL_ARGUMENTS'?" in message.hint
+
+    def test_a_project_that_serves_no_requests_needs_no_middleware(self, only):
+        only(ENGINE="django_mysqlpool.backends.mysqlpool")
+        with override_settings(MIDDLEWARE=[], ROOT_URLCONF=None):
+            assert self.messages() == []
+        with override_settings(MIDDLEWARE=[]):
+            assert [m.id for m in self.messages()] == ["django_mysqlpool.W002"]
+
+
+def test_the_application_registers_the_checks(tmp_path):
+    entry = "{'default': {'ENGINE': 'django.db.backends.mysql', 'NAME': 'shop', 'OPTIONS': {'pool': {}}}}"
+    (tmp_path / "a_site.py").write_text(f"DATABASES = {entry}\nSECRET_KEY = 'x'\nINSTALLED_APPS = ['django_mysqlpool']\n")
+    path = os.pathsep.join((str(tmp_path), str(Path(__file__).parents[1])))
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "a_site", "PYTHONPATH": path}
+    command = [sys.executable, "-W", "ignore", "-m", "django", "check"]
+    told = subprocess.run(command, env=environment, check=False, capture_output=True, text=True).stderr
+    assert "(django_mysqlpool.E002) The OPTIONS of the database alias 'default' have 'pool'" in told

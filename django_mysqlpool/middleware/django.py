@@ -11,8 +11,10 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_asy
 from django.http import FileResponse, HttpRequest
 from django.http.response import HttpResponseBase, StreamingHttpResponse
 
+from django_mysqlpool import checks
 from django_mysqlpool.mysqlpool.backend.aliases import import_pool
 from django_mysqlpool.mysqlpool.backend.scope import Scope
+from django_mysqlpool.mysqlpool.log import logger
 from django_mysqlpool.threading_utils.work import end_from_event_loop
 
 from . import overload
@@ -39,6 +41,8 @@ class ConnectionReleaseMiddleware:
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         import_pool()
         overload.handler()  # raises if the setting is wrong
+        for message in checks.check_engines():  # which no check has told if no engine of ours was loaded
+            logger.warning("%s %s", message.msg, message.hint)
         self.get_response = get_response
         self.is_async = iscoroutinefunction(get_response)
         if self.is_async:

@@ -72,6 +72,9 @@ _RULES: dict[str, _Rule] = {
     "use_threadlocal": _BOOLEAN,
 }
 
+#: The options that are known without a look at a pool class.
+OPTION_NAMES = frozenset(_RULES)
+
 # The package's own keys. All others are arguments of the pool class.
 _OWN = {"recycle", "ping_after", "pre_ping", "reset", "release", "leak_after", "discard_on_error", "use_threadlocal"}
 
@@ -178,7 +181,7 @@ class _Reader:
             )
         own = self._mapping("OPTIONS['pool']", {} if given is True or given is None else given, "True, False or a dict")
         common = self._mapping("MYSQLPOOL_ARGUMENTS", arguments or {}, "a dict")
-        if backend in (None, "", DEFAULT_POOL_CLASS) and _RULES.keys() >= own.keys() | common.keys():
+        if backend in (None, "", DEFAULT_POOL_CLASS) and own.keys() | common.keys() <= OPTION_NAMES:
             # All of it is known here, without SQLAlchemy, which is imported with the first pool.
             self._check_values("MYSQLPOOL_ARGUMENTS", common)
             self._check_values("OPTIONS['pool']", own)
