@@ -21,7 +21,7 @@ endif
 # Tests start hundreds of processes, each of which would compile the same modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-fast coverage soak django-suite benchmark benchmark-release benchmark-crowd benchmark-web benchmark-instructions benchmark-gate lint docs clean
+.PHONY: help setup demo test test-fast coverage soak django-suite benchmark benchmark-release benchmark-crowd benchmark-web benchmark-instructions benchmark-gate benchmark-scale lint docs clean
 
 help:
 	@echo 'make demo   the example site on both engines under load, then left running until Ctrl-C'
@@ -44,6 +44,8 @@ help:
 	@echo '            requests per second under gunicorn and uvicorn, beside the other engines (needs wrk)'
 	@echo 'make benchmark-instructions'
 	@echo '            the instructions that a request costs the site, beside the other engines (needs valgrind)'
+	@echo 'make benchmark-scale'
+	@echo '            what one process can take: memory of each thing, crowds, cold start'
 	@echo 'make benchmark-gate'
 	@echo '            the instructions of a cycle in four forms; fails if they are not as expected'
 	@echo 'make lint   ruff, mypy and import-linter'
@@ -105,6 +107,9 @@ benchmark-web: setup
 benchmark-instructions: FOR := count
 benchmark-instructions: setup
 	@exec $(VENV)python -m benchmarks.instructions
+
+benchmark-scale: setup
+	@exec $(VENV)python -m benchmarks.scale
 
 benchmark-gate: FOR := count
 benchmark-gate: setup

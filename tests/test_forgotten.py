@@ -153,8 +153,9 @@ def stack_of(*files: str) -> stacks.Stack:
     for file in files:
         path, _, name = file.partition("|")
         name = name or "f"
-        code = compile("\n" * 6 + ("..." if name == "<module>" else f"def {name}(): ..."), path, "exec")
-        stack.append((code if name == "<module>" else code.co_consts[0], 4))
+        code = compile("\n" * 6 + ("x = 1" if name == "<module>" else f"def {name}(): x = 1"), path, "exec")
+        code = code if name == "<module>" else code.co_consts[0]
+        stack.append((code, next(begin for begin, _, line in code.co_lines() if line == 7)))
     return tuple(stack)
 
 

@@ -227,14 +227,14 @@ class TestWhenSqlalchemyIsImported:
     def modules_after(tmp_path, options: str, *statements: str) -> str:
         entry = f"{{'ENGINE': 'django_mysqlpool.backends.mysqlpool', 'NAME': 'shop', 'OPTIONS': {{'pool': {options}}}}}"
         (tmp_path / "a_site.py").write_text(
-            f"DATABASES = {{'default': {entry}}}\n"
-            "SECRET_KEY = 'x'\nINSTALLED_APPS = ['django.contrib.contenttypes', 'django.contrib.auth']\n"
+            f"DATABASES = {{'default': {entry}}}\nSECRET_KEY = 'x'\nINSTALLED_APPS = ['django_mysqlpool']\n"
         )
         program = "\n".join(("import sys, django", "django.setup()", *statements, "print('sqlalchemy' in sys.modules)"))
         environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "a_site"}
         environment["PYTHONPATH"] = os.pathsep.join((str(tmp_path), str(ROOT)))
         command = [sys.executable, "-W", "ignore", "-c", program]
-        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.strip()
+        told = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+        return told.splitlines()[-1]
 
     @pytest.mark.parametrize(
         "options", ["{}", "{'pool_size': 3, 'max_overflow': 0, 'release': 'transaction', 'reset_on_return': None}", "True"]
