@@ -119,7 +119,8 @@ class TestWhatWasMeantToBePooled:
 
     @staticmethod
     def messages():
-        return [m for m in run_checks() if m.id.startswith("django_mysqlpool")]
+        # (From Django 6.1 on, the checks of models ask the server, which is not there.)
+        return [m for m in run_checks(tags=["compatibility"]) if m.id.startswith("django_mysqlpool")]
 
     @pytest.mark.parametrize("engine", ["django.db.backends.mysql", "django.contrib.gis.db.backends.mysql"])
     def test_a_pools_options_for_djangos_engine(self, engine, only):
@@ -193,6 +194,6 @@ def test_the_application_registers_the_checks(tmp_path):
     (tmp_path / "a_site.py").write_text(f"DATABASES = {entry}\nSECRET_KEY = 'x'\nINSTALLED_APPS = ['django_mysqlpool']\n")
     path = os.pathsep.join((str(tmp_path), str(Path(__file__).parents[1])))
     environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "a_site", "PYTHONPATH": path}
-    command = [sys.executable, "-W", "ignore", "-m", "django", "check"]
+    command = [sys.executable, "-W", "ignore", "-m", "django", "check", "--tag", "compatibility"]
     told = subprocess.run(command, env=environment, check=False, capture_output=True, text=True).stderr
     assert "(django_mysqlpool.E002) The OPTIONS of the database alias 'default' have 'pool'" in told
