@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +13,7 @@ import pytest
 from django.db import close_old_connections, connections, transaction
 
 from django_mysqlpool import auto_close_db
+from django_mysqlpool.mysqlpool.backend import fast_path
 from django_mysqlpool.mysqlpool.backend import wrapper as wrapper_module
 from django_mysqlpool.mysqlpool.backend.scope import Scope
 from django_mysqlpool.mysqlpool.pool import lost_slots, reclaim
@@ -229,6 +231,55 @@ class TestSharedByThreads:
         self.in_thread(shared, lambda: ask(shared, "SELECT 1"))
         self.reclaim(shared)
         assert status_of(shared)["out"] == 0
+
+    @pytest.mark.parametrize("is_late", [False, True], ids=["finds a lease", "found none"])
+    @pytest.mark.parametrize("end", ["close", "check_in"])
+    @pytest.mark.parametrize("shared", ["request", "transaction"], indirect=True)
+    def test_another_thread_connects_too(self, shared, end, is_late, monkeypatch):
+        """While the first has a lease, and not yet its connection. The other one has looked before that, or looks now."""
+        insert(shared, "before")
+        getattr(shared, end)()
+        (session,) = shared.pool.sessions
+        looked, may_go_on, tops = threading.Event(), threading.Event(), []
+        is_in_event_loop, get_autocommit = fast_path.is_in_event_loop, session.connection.get_autocommit
+
+        def visit() -> None:
+            connections[shared.alias] = shared
+            shared.ensure_connection()  # as atomic() does, without the wrapper's lock
+            insert(shared, "other")
+
+        def look() -> bool:
+            if threading.current_thread() is other and not looked.is_set():
+                looked.set()
+                assert may_go_on.wait(30)
+            return is_in_event_loop()
+
+        def is_blocked() -> bool:
+            tops.append(sys._current_frames()[other.ident].f_code.co_name)
+            return tops[-20:] in (["resume"] * 20, ["ensure_connection"] * 20)  # and not only on its way through it
+
+        def get_autocommit_late() -> bool:
+            if not may_go_on.is_set():
+                may_go_on.set()
+                if not is_late:
+                    other.start()
+                eventually(is_blocked, bool)
+            return get_autocommit()
+
+        other = threading.Thread(target=visit)
+        if is_late:
+            monkeypatch.setattr(fast_path, "is_in_event_loop", look)
+            other.start()
+            assert looked.wait(30)
+        session.connection.get_autocommit = get_autocommit_late
+        with shared.cursor() as cursor:
+            cursor.execute("INSERT INTO shop_account (name, balance) VALUES ('first', 1)")
+        other.join(30)
+        assert not other.is_alive()
+        assert names() == ["before", "first", "other"]
+        assert shared.pool.status()["open"] == 1
+        shared.close()
+        assert shared.pool.status()["out"] == 0
 
     def test_only_shared_ones_are_spared(self, make_alias):
         """What a thread that has ended left open in a wrapper of its own is rolled back, though the wrapper stays."""

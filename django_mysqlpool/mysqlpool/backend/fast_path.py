@@ -65,10 +65,11 @@ def resume(wrapper: PooledWrapper) -> bool:
         or _overridable_of(DatabaseWrapper) != _DJANGOS_OWN
     ):
         return False
-    if not wrapper.is_parked and not _forget_closed(wrapper):
-        return False
     (_, _, autocommit), pool = wrapper.bound  # type: ignore[misc]  # (it has been connected)
     with wrapper.use:
+        # A thread that shares the wrapper may have been quicker.
+        if wrapper.lease is not None or not (wrapper.is_parked or _forget_closed(wrapper)):
+            return False
         try:
             wrapper.lease = lease = None if pool.is_abandoned else pool.checkout_idle(wrapper)
             if lease is None:

@@ -166,11 +166,14 @@ class PooledDatabaseMixin(PooledWrapper):
                 return
         else:
             if self.connection is not None:
-                drop_what_is_not_ours(self)
+                with self.use:
+                    if self.lease is None:  # else a thread that shares the wrapper has just connected
+                        drop_what_is_not_ours(self)
             if (self.release is None or not self.release.has_deferred) and resume(self):
                 return
-        if self.release is None or not self.release.checkout(self, super().ensure_connection):
-            super().ensure_connection()
+        with self.use:  # a thread that shares the wrapper may be connecting, and then there is nothing more to do
+            if self.release is None or not self.release.checkout(self, super().ensure_connection):
+                super().ensure_connection()
 
     def _cursor(self, name: str | None = None) -> Any:
         with self.use:
