@@ -40,7 +40,6 @@ class TestOverload:
     def alias(self, make_alias):
         wrapper = make_alias(pool={"pool_size": 1, "max_overflow": 0, "timeout": 0}, ATOMIC_REQUESTS=True)
         kept = connections.create_connection(wrapper.alias)
-        kept.inc_thread_sharing()
         kept.set_autocommit(False)
         with kept.cursor() as cursor:
             cursor.execute("SELECT 1")
@@ -78,7 +77,7 @@ class TestOverload:
         assert response.status_code == 503
         assert response["Retry-After"] == "1"
         assert alias not in response.content.decode()
-        (line,) = [record.message for record in caplog.records if record.name == "django_mysqlpool"]
+        (line,) = [record.message for record in caplog.records if "got no connection" in record.message]
         assert line.startswith(f"GET /orders/ got no connection: No connection for alias '{alias}'")
         assert "secret" not in line
 
