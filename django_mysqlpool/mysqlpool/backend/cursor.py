@@ -96,8 +96,8 @@ class _Watched:
         The driver gives up the GIL to ask for the next one, twice for each statement. Where it can tell that there is none,
         it need not ask: the threads of a busy process change places less often.
         """
-        connection = self.connection
-        more_results = None if self._lease is None or connection is None else self._lease.session.observed.more_results
+        connection, lease = self.connection, self._lease
+        more_results = None if lease is None or connection is None else lease.session.observed.more_results
         if more_results is None or more_results():
             super()._discard()  # type: ignore[misc]
             return

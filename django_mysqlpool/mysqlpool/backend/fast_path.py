@@ -55,12 +55,11 @@ def resume(wrapper: PooledWrapper) -> bool:
     when it connected, nobody listens for new connections, no code but Django's and ours has a say in it, and the session is
     set up.
     """
-    if wrapper.settings_then is None:
-        _take_over(wrapper)
+    if wrapper.settings_then != wrapper.settings_dict and not _take_over(wrapper):
+        return False
     if (
         not wrapper.is_plain
         or connection_created.receivers
-        or wrapper.settings_then != wrapper.settings_dict
         or is_in_event_loop()  # where Django may refuse
         or _overridable_of(DatabaseWrapper) != _DJANGOS_OWN
     ):
@@ -78,7 +77,7 @@ def resume(wrapper: PooledWrapper) -> bool:
                 lease.sharing = Sharing()
             session = lease.session
             if (
-                (wrapper.known_facts is not None and wrapper.known_facts is not pool.server.data)
+                (wrapper.known_facts is not pool.server.data and wrapper.known_facts is not None)
                 or session.state != READY
                 or session.connection.get_autocommit() != autocommit
             ):
@@ -104,18 +103,28 @@ def note_connected(wrapper: PooledWrapper) -> None:
     )
 
 
-def _take_over(wrapper: PooledWrapper) -> None:
-    """Have a wrapper that was never connected know what the last one of its alias knew, if that was of its kind."""
+def _take_over(wrapper: PooledWrapper) -> bool:
+    """Have a wrapper that was never connected know what the last one of its alias knew.
+
+    :returns: ``False`` if it was connected, or the last one was of another kind or had other settings
+    """
     last = last_connects.get(wrapper.alias)
-    if last is None or last.wrapper_class is not type(wrapper) or last.options is not wrapper.pool_options:
-        return
-    pool = last.pool()
-    if pool is not None and last.settings == wrapper.settings_dict:
-        wrapper.settings_then, wrapper.bound = last.settings, (last.wanted, pool)
-        # What Django's connect() would set.
-        _, wrapper.isolation_level, _ = last.wanted
-        wrapper.health_check_enabled = wrapper.settings_dict["CONN_HEALTH_CHECKS"]
-        wrapper.close_at = monotonic()  # CONN_MAX_AGE is 0
+    pool = None if last is None else last.pool()
+    if (
+        last is None
+        or pool is None
+        or wrapper.settings_then is not None
+        or last.wrapper_class is not type(wrapper)
+        or last.options is not wrapper.pool_options
+        or last.settings != wrapper.settings_dict
+    ):
+        return False
+    wrapper.settings_then, wrapper.bound = last.settings, (last.wanted, pool)
+    # What Django's connect() would set.
+    _, wrapper.isolation_level, _ = last.wanted
+    wrapper.health_check_enabled = wrapper.settings_dict["CONN_HEALTH_CHECKS"]
+    wrapper.close_at = monotonic()  # CONN_MAX_AGE is 0
+    return True
 
 
 def _forget_closed(wrapper: PooledWrapper) -> bool:
