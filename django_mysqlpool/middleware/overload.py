@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import cache
 
@@ -10,8 +9,8 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from django.utils.module_loading import import_string
 
+from django_mysqlpool.mysqlpool.backend.settings import function_at
 from django_mysqlpool.mysqlpool.errors import PoolTimeout
 from django_mysqlpool.mysqlpool.log import logger
 
@@ -39,12 +38,11 @@ def handler() -> Handler | None:
 @cache
 def _function_at(path: str) -> Handler:
     try:
-        found: Handler = import_string(path)
+        return function_at(path)
     except ImportError as error:
         raise _wrong(path, f"which can't be imported: {error}") from error
-    if not callable(found):
-        raise _wrong(path, "which is not a function (request, error)")
-    return found
+    except TypeError as error:
+        raise _wrong(path, "which is not a function (request, error)") from error
 
 
 def _wrong(setting: object, words: str) -> ImproperlyConfigured:
@@ -71,5 +69,5 @@ def answer(request: HttpRequest, error: Exception) -> HttpResponseBase | None:
     respond = handler()
     if respond is None:
         return None
-    logger.log(logging.ERROR, "%s %s got no connection: %s", request.method, request.path, error)
+    logger.error("%s %s got no connection: %s", request.method, request.path, error)
     return respond(request, error)
