@@ -166,8 +166,9 @@ class Pool:
 
     def _lease(self, entry: Any, borrower: Borrower) -> Lease:
         reference = borrower.reference
-        if reference.lease is not None:
-            reference.lease.pool.reclaimer.close_stray(reference.lease)
+        stray = reference.lease
+        if stray is not None:
+            stray.pool.reclaimer.close_stray(stray)
         session: Session = entry.dbapi_connection.mysqlpool_session
         session.lease = reference.lease = lease = Lease(
             self, session, entry, reference, current_thread(), get_ident(), monotonic()
