@@ -6,7 +6,7 @@ connection, starts no thread and needs no settings.
 """
 
 from .mysqlpool.backend.holding import hold_connection
-from .mysqlpool.backend.pools import close_pool, pool_status
+from .mysqlpool.backend.pools import close_pool, drain_pool, pool_statistics, pool_status, resize_pool
 from .mysqlpool.errors import PoolTimeout, PreviousStatementLost
 from .threading_utils import PooledThreadPoolExecutor, auto_close_db
 
@@ -16,8 +16,11 @@ __all__ = [
     "PreviousStatementLost",
     "auto_close_db",
     "close_pool",
+    "drain_pool",
     "hold_connection",
+    "pool_statistics",
     "pool_status",
+    "resize_pool",
 ]
 
 __version__ = "1.0.0a1"

@@ -15,7 +15,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
+from typing import Any, get_args
 
 import django
 import pytest
@@ -25,10 +25,11 @@ from django.utils.module_loading import import_string
 from packaging.version import Version
 
 import django_mysqlpool
-from django_mysqlpool import middleware, pool_status, threading_utils
+from django_mysqlpool import middleware, pool_statistics, pool_status, threading_utils
 from django_mysqlpool.mysqlpool.backend.settings import pool_options
 from django_mysqlpool.mysqlpool.options import PoolOptions
 from django_mysqlpool.mysqlpool.pool.slot_pool import SlotPool
+from django_mysqlpool.mysqlpool.pool.states import CloseReason
 from django_mysqlpool.threading_utils.testing import run_in_calling_thread
 
 pytestmark = [pytest.mark.python, pytest.mark.django]
@@ -304,8 +305,24 @@ class TestStatus:
             assert shown["cap"] == 12, "the quick start's settings"
 
     def test_each_key_is_explained(self):
-        explained = [row[0].strip("`") for row in rows(page("docs/status.md"))]
+        text = page("docs/status.md")
+        explained = [row[0].strip("`") for row in rows(text.partition("## Statistics")[0])]
         assert explained[1:] == list(self.shown("docs/status.md")[0])
+
+    def test_each_count_and_each_reason_is_explained(self):
+        from django.db import connection
+
+        connection.ensure_connection()
+        connection.close()
+        (counts,) = (counts for counts in pool_statistics().values() if counts["aliases"] == ["default"])
+        text = page("docs/status.md").partition("## Statistics")[2]
+        of_counts, _, of_reasons = text.partition("### Why a connection was closed")
+        named = set(re.findall(r"`(\w+)`", of_counts))
+        assert named >= set(counts)
+        explained = {name for row in list(rows(of_counts))[1:] for name in re.findall(r"`(\w+)`", row[0])}
+        assert explained <= set(counts)
+        reasons = [row[0].strip("`") for row in list(rows(of_reasons))[1:]]
+        assert reasons == list(get_args(CloseReason))
 
     def test_the_session_of_the_quick_start(self):
         """In a shell, from a process that has not used the database yet."""
@@ -320,7 +337,7 @@ class TestStatus:
                 continue
             (shown,) = ast.literal_eval(example.want).values()
             (status,) = (found for found in eval(code, names).values() if found["aliases"] == ["default"])
-            assert {**shown, **{key: status[key] for key in ("cap", "size", "pins")}} == status
+            assert {**shown, **{key: status[key] for key in ("address", "cap", "size", "pins")}} == status
             compared += 1
         assert compared == 2
 

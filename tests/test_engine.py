@@ -74,6 +74,7 @@ def test_status_tells_the_numbers_as_json(make_alias):
     status = status_of(wrapper)
     assert json.loads(json.dumps(status)) == {
         "aliases": [wrapper.alias],
+        "address": f"{wrapper.settings_dict['HOST']}:{wrapper.settings_dict['PORT']}",
         "pool_class": "QueuePool",
         "cap": 3,
         "size": 2,

@@ -26,6 +26,7 @@ from devtools.lifeline import tied
 from django_mysqlpool import close_pool
 from django_mysqlpool.mysqlpool.pool import pressure, tasks
 from django_mysqlpool.mysqlpool.pool.maintenance import PoolMaintenance, maintenance
+from django_mysqlpool.mysqlpool.pool.tasks import open_one_more
 from tests.helpers import DATABASE, backend_pid, eventually, hold_at_once, holds, look, status_of
 from tests.relay import Relay
 from tests.shop.models import Account
@@ -140,7 +141,7 @@ class TestKeepingWarm:
         look(wrapper.alias)
         other.ensure_connection()
         close_pool(wrapper.alias)
-        assert wrapper.pool.open_one_more()
+        assert open_one_more(wrapper.pool)
         eventually(lambda: status_of(wrapper)["open"], lambda number: number == 0)
 
     @pytest.mark.parametrize("limit", [{"timeout": 0}, {"max_waiting": 0}], ids=str)
@@ -157,7 +158,7 @@ class TestKeepingWarm:
         with ThreadPoolExecutor(1) as executor:
             with monkeypatch.context() as patch:
                 patch.setattr(pool.source, "release", release_late)
-                future = executor.submit(pool.open_one_more)
+                future = executor.submit(open_one_more, pool)
                 assert opened.wait(30)
             assert look(wrapper.alias)
             assert future.result(30)

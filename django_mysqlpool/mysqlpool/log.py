@@ -3,7 +3,7 @@
 Such a handler uses the calling thread's own wrapper, which may be just connecting, or giving its connection back, and
 waits for a connection as any code does. So what is to be logged at such a moment, or under a lock, is said here and
 logged later: by the same thread when it has returned its connection, or by another one that has, or by the
-maintenance thread within one round.
+maintenance thread within one round. Signals are put off in the same way.
 """
 
 from __future__ import annotations
@@ -11,26 +11,30 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 
 logger = logging.getLogger("django_mysqlpool")
 
 
 class _Here(threading.local):
-    """The calling thread. Whoever sets ``is_held`` puts its last value back in a ``finally``."""
+    """The calling thread. Whoever sets one of these puts its last value back in a ``finally``."""
 
     #: Nothing is logged now.
     is_held = False
+    #: A handler, or a receiver of a signal, is at work.
+    is_telling = False
 
 
 here = _Here()
-#: Lines that are still to be logged: the level, the message, its arguments, and the error that led to it.
-unsaid: deque[tuple[int, str, tuple[object, ...], BaseException | None]] = deque()
+#: Calls that are still to be made: of the logger, and of signals.
+unsaid: deque[Callable[[], object]] = deque()
 
 
 def say(level: int, message: str, *arguments: object, error: BaseException | None = None) -> None:
     """Have a message logged, soon. Takes no lock: the garbage collector may be calling."""
     if logger.isEnabledFor(level):
-        unsaid.append((level, message, arguments, error))
+        unsaid.append(partial(logger.log, level, message, *arguments, exc_info=error))
 
 
 def tell() -> None:
@@ -38,12 +42,12 @@ def tell() -> None:
     if here.is_held:
         return
     try:
-        here.is_held = True
+        here.is_held = here.is_telling = True
         for _ in range(len(unsaid)):
             try:
-                level, message, arguments, error = unsaid.popleft()
+                call = unsaid.popleft()
             except IndexError:  # another thread was quicker
                 return
-            logger.log(level, message, *arguments, exc_info=error)
+            call()
     finally:
-        here.is_held = False
+        here.is_held = here.is_telling = False

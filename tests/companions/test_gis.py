@@ -82,7 +82,7 @@ def test_spatial_queries_leave_clean_sessions(spatial):
     """The pool knows the functions of GeoDjango as harmless, and neither resets nor pins a session for them."""
     places, regions = Place.objects.using(spatial.alias), Region.objects.using(spatial.alias)
     places.count()
-    session, pins = one_session(spatial), dict(spatial.pool.pins)
+    session, pins = one_session(spatial), dict(spatial.pool.statistics.pins)
     lookups = ["bbcontains", "bboverlaps", "contained", "contains", "crosses", "disjoint", "equals", "intersects"]
     lookups += ["overlaps", "touches", "within", *(["covers", "coveredby"] if not spatial.mysql_is_mariadb else [])]
     for lookup in lookups:
@@ -94,7 +94,7 @@ def test_spatial_queries_leave_clean_sessions(spatial):
         places.aggregate(Collect("location"))
     Place(name="Oslo", location=Point(10.75, 59.9, srid=4326)).save(using=spatial.alias)
     assert not session.is_dirty, session.history.dirtied_by
-    assert spatial.pool.pins == pins
+    assert spatial.pool.statistics.pins == pins
 
 
 def one_session(wrapper):

@@ -116,7 +116,7 @@ def test_comments_do_not_dirty_a_session(make_alias, instrumented, observer):
     assert ("traceparent=" in sent) is instrumented
     Account.objects.using(wrapper.alias).create(name="o'clock 100%").delete()
     assert not session.is_dirty, session.history.dirtied_by
-    assert wrapper.pool.pins == {}
+    assert wrapper.pool.statistics.pins == {}
 
 
 def test_errors_are_spans_and_nothing_is_left_out(make_alias, instrumented, spans):

@@ -31,7 +31,7 @@ django.setup()
 
 from django.db import connection, connections, transaction  # noqa: E402
 
-from django_mysqlpool import auto_close_db, close_pool, pool_status  # noqa: E402
+from django_mysqlpool import auto_close_db, close_pool, pool_statistics, pool_status  # noqa: E402
 from django_mysqlpool.mysqlpool.backend.scope import Scope  # noqa: E402
 from django_mysqlpool.mysqlpool.drivers import driver_for  # noqa: E402
 from django_mysqlpool.mysqlpool.pool.registry import registry  # noqa: E402
@@ -137,6 +137,8 @@ def use_orm(of_parent: int) -> None:
     assert own_id() == own
     (status,) = pool_status().values()
     assert (status["out"], status["open"]) == (connection.connection is not None, 1)
+    (counts,) = pool_statistics().values()
+    assert (counts["opened"], counts["closed"]) == (1, {})  # a child counts what is its own
 
 
 def be_clean(of_parent: int, *, use: bool) -> None:

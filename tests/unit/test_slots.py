@@ -402,9 +402,9 @@ class TestMaintenance:
     @pytest.mark.parametrize(
         "work",
         [
-            lambda idle: idle.with_longest_idle(lambda _: True),
-            lambda idle: idle.with_longest_idle(lambda _: False),
-            lambda idle: idle.close_all(),
+            lambda idle: idle.with_longest_idle(lambda _: None),
+            lambda idle: idle.with_longest_idle(lambda _: "lost"),
+            lambda idle: idle.close_all("pool_closed"),
         ],
         ids=["probed", "probed in vain", "closed"],
     )
@@ -423,7 +423,7 @@ class TestMaintenance:
         for name in ("put_back_first", "release"):
             method = getattr(slots, name)
             setattr(slots, name, lambda item, method=method: (tell(), method(item)))
-        work(IdleSlots(slots))
+        work(IdleSlots(slots, lambda connection, reason: None))
         assert in_maintenance == [1]
         assert slots.store.in_maintenance() == 0
         assert slots.store.number == 1

@@ -11,6 +11,7 @@ from weakref import ref
 from django.db.backends.mysql.base import DatabaseWrapper
 from django.db.backends.signals import connection_created
 
+from django_mysqlpool.mysqlpool.pool.events import emit, observers
 from django_mysqlpool.mysqlpool.pool.stacks import stack_of_caller
 from django_mysqlpool.mysqlpool.pool.states import READY
 
@@ -22,6 +23,9 @@ from .sequences import Sharing
 
 if TYPE_CHECKING:
     from django_mysqlpool.mysqlpool.pool.connection import Lease
+
+# (To look it up in the dict at each checkout would take longer.)
+on_checkout = observers["checkout"]
 
 #: Methods that Django calls to connect. A class that overrides one of these wants to be asked each time.
 _OVERRIDABLE = frozenset(
@@ -164,3 +168,5 @@ def count_in(wrapper: PooledWrapper, lease: Lease) -> None:
     if lease.sharing is not None:
         lease.return_requested = True
     lease.is_connected = True
+    if on_checkout:
+        emit(lease.pool, "checkout", lease=lease)

@@ -100,5 +100,5 @@ class Sequences:
                     raise PreviousStatementLost(lease.alias) from error
                 raise
             if rows is None:
-                lease.is_broken = True
+                lease.invalidate("lost")
         return rows is not None and int(rows[0][0]) == sequence.last_id

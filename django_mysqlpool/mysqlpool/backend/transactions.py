@@ -216,7 +216,7 @@ class TransactionRelease:
             return
         sharing.is_pinned = True
         session = lease.session
-        lease.pool.count_pin(session.history.dirtied_by or "unknown" if session.is_dirty else "unread result")
+        lease.pool.statistics.note_pin(session.history.dirtied_by or "unknown" if session.is_dirty else "unread result")
 
 
 def run_waiting_hooks(wrapper: PooledWrapper) -> None:

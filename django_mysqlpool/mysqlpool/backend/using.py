@@ -55,7 +55,7 @@ def recheck(wrapper: PooledWrapper, lease: Lease) -> None:
         if wrapper.lease is not lease or wrapper.in_atomic_block or not wrapper.autocommit:
             return
         if lease.is_broken or not (lease.session.is_dirty or lease.state or _is_alive(lease)):
-            lease.is_broken = True
+            lease.invalidate("lost")
             wrapper.close()
 
 
@@ -63,7 +63,7 @@ def _is_alive(lease: Lease) -> bool:
     try:
         return lease.pool.liveness.is_alive(lease.session)
     except BaseException:  # an interrupt
-        lease.is_broken = True
+        lease.invalidate("interrupted")
         raise
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import select
+import socket
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -76,6 +77,19 @@ class Socket:
             return _identity_of(self.descriptor) == self._identity
         except OSError:
             return False
+
+
+def peer_of(descriptor: int) -> str | None:
+    """The address that a socket is connected to: ``host:port``, or the path of a file; ``None``: it tells none."""
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as duplicate:
+            peer = duplicate.getpeername()
+    except OSError:
+        return None
+    if not isinstance(peer, tuple):
+        return os.fsdecode(peer) or None
+    host, port = peer[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _identity_of(descriptor: int) -> tuple[int, int]:

@@ -117,6 +117,12 @@ class LeaseReclaimer(Protocol):
     def close_stray(self, lease: Any) -> None: ...
 
 
+class LeaseStatistics(Protocol):
+    """Counts what happens in a pool."""
+
+    def note_pin(self, reason: str) -> None: ...
+
+
 class LeasingPool(Protocol):
     """The pool of a lease, as its borrower knows it."""
 
@@ -127,4 +133,5 @@ class LeasingPool(Protocol):
     def checkin(self, lease: Any, params: Callable[[], dict[str, Any]], *, discard: bool) -> None: ...
     @property
     def reclaimer(self) -> LeaseReclaimer: ...
-    def count_pin(self, reason: str) -> None: ...
+    @property
+    def statistics(self) -> LeaseStatistics: ...

@@ -10,30 +10,44 @@ from .connection import Session
 from .states import DIRTY, UNSALVAGEABLE
 
 
-def clean(session: Session, params: Callable[[], Mapping[str, Any]], *, always_reset: bool) -> bool:
+def clean(
+    session: Session,
+    params: Callable[[], Mapping[str, Any]],
+    *,
+    always_reset: bool,
+    note_reset: Callable[[float], None],
+) -> bool:
     """Leave nothing of this borrower's in the session. Errors of the driver go up: the connection must be closed then.
 
     :param params: tells the connection parameters, if it is to be reset
-    :returns: ``False`` if only closing it does that
+    :param note_reset: is told how many seconds a reset has taken
+    :returns: ``False`` if only closing it does that; the session's history has the reason
     """
-    if not session.observed.has_its_cursor_class():
+    history = session.history
+    if session.state >= UNSALVAGEABLE or not session.observed.has_its_cursor_class():
+        history.note_end("unsalvageable")
         return False
     session.is_sending = False  # which an interrupt may have kept from being said
-    if session.state >= DIRTY or always_reset:
-        if not _can_be_reset(session) or not session.reset(params()):
-            return False
-    elif not session.driver.is_between_statements(session.connection):
+    if not session.driver.is_between_statements(session.connection):
+        history.note_end("reset_failed")
         return False
+    if session.state >= DIRTY or always_reset:
+        if not _reset(session, params(), note_reset):
+            history.note_end("reset_failed")
+            return False
     elif not session.connection.get_autocommit():
         session.connection.rollback()
     session.last_used = time.monotonic()
     return True
 
 
-def _can_be_reset(session: Session) -> bool:
-    return (
-        session.state < UNSALVAGEABLE
-        and session.driver.is_between_statements(session.connection)
-        # MariaDB Connector/C's mysql_change_user() writes to freed memory if the connection has been cut.
-        and session.socket.is_still_open()
-    )
+def _reset(session: Session, params: Mapping[str, Any], note_reset: Callable[[float], None]) -> bool:
+    # MariaDB Connector/C's mysql_change_user() writes to freed memory if the connection has been cut.
+    if not session.socket.is_still_open():
+        session.history.note_end("lost")
+        return False
+    began = time.monotonic()
+    if not session.reset(params):
+        return False
+    note_reset(time.monotonic() - began)
+    return True

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from .borrowing import BorrowerReference
     from .stacks import Stack
+    from .states import CloseReason
     from .waiters import SlotRequest
 
 #: The shortest and the longest life of a connection, as parts of ``recycle``: made together, they do not die together.
@@ -309,6 +310,11 @@ class Lease:
         borrower = self.borrower()
         return borrower is not None and not (borrower.lease is self and self.is_connected)
 
+    def invalidate(self, reason: CloseReason) -> None:
+        """Have the connection closed at its checkin."""
+        self.is_broken = True
+        self.session.history.note_end(reason)
+
     def note_error(self, error: BaseException) -> None:
         """Note how something of the holder's has ended: with the driver's error, or an interrupt in the middle of it."""
         if isinstance(error, self.session.driver.error_class):
@@ -316,11 +322,11 @@ class Lease:
         elif not (isinstance(error, Exception) and is_before_sending(error)):
             # Celery's time limit or gevent's Timeout, say, in the middle of sending or reading: nobody knows where the two
             # sides are.
-            self.is_broken = True
+            self.invalidate("interrupted")
 
     def note_death(self) -> None:
         """Note that the server does not answer to the holder any more."""
-        self.is_broken = True
+        self.invalidate("lost")
         self.pool.liveness.note_death(self.session)
 
     def return_if_requested(self) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import Error, OperationalError
 
+from django_mysqlpool.mysqlpool.drivers.sockets import peer_of
 from django_mysqlpool.mysqlpool.errors import copy_of
 from django_mysqlpool.mysqlpool.log import say
 from django_mysqlpool.mysqlpool.masking import ConnectionParams
@@ -23,7 +24,8 @@ from .faults import Fault, fault_of
 from .fork import ForkBarrier
 from .pressure import PAUSE_AFTER_YIELD, Pressure
 from .server import ServerFacts
-from .states import CLOSED, EXPECTED, REFUSED
+from .states import CLOSED, EXPECTED, REFUSED, CloseReason
+from .statistics import Statistics
 from .waiters import SlotRequest
 from .writes import (
     FIRST_PAUSE_BETWEEN_SERVERS,
@@ -70,9 +72,9 @@ class Connector:
     """Opens and closes the connections of a pool.
 
     :param pool_name: for log lines
-    :param identity: the connection parameters
     :param server: the facts about the server
     :param pressure: how full the server is
+    :param statistics: counts what happens
     :param hand_over: called before the thread waits for the server
     :param on_open: called after a connection has been opened
     """
@@ -85,37 +87,46 @@ class Connector:
     def __init__(
         self,
         pool_name: str,
-        identity: Mapping[str, Any],
         server: ServerFacts,
         pressure: Pressure,
         *,
+        statistics: Statistics,
         hand_over: Callable[[], None],
         on_open: Callable[[], None],
     ) -> None:
         self._pool_name = pool_name
         self._server = server
         self._pressure = pressure
-        self._has_option_files = not _OPTION_FILES.isdisjoint(identity)
         self.hand_over = hand_over
         self._on_open = on_open
-        # (Other threads change these: whoever goes through them goes through a copy(), which is atomic without a GIL too.)
-        self.sessions: set[Session] = set()
-        #: The requests for which connections are being opened.
+        self._statistics = statistics
+        #: The requests for which connections are being opened. (Other threads change it: whoever goes through it goes
+        #: through a copy(), which is atomic without a GIL too.)
         self.opening: set[ConnectRequest] = set()
         #: ``close_pool()`` begins a new one. Connections of an older one are closed at their checkin.
         self.generation = 0
+        #: Why the connections of an older generation are closed.
+        self.reason_of_generation: CloseReason = "pool_closed"
         #: No connection is opened any more.
         self.is_stopped = False
         #: The error, and when it happened; ``time.monotonic()``.
         self.last_connect_error: tuple[Exception | None, float] = (None, 0.0)
         self._farewell = Farewell()
 
-    def attach(self, source: SlotPool | ForeignPool) -> None:
-        """Open connections for ``source``, whose creator is ``create()``."""
+    @property
+    def sessions(self) -> set[Session]:
+        """The open ones. Other threads change the set, so iterate over a copy."""
+        return self._statistics.sessions
+
+    def attach(self, source: SlotPool | ForeignPool, identity: Mapping[str, Any]) -> None:
+        """Open connections for ``source``, whose creator is ``create()``; ``identity``: the connection parameters."""
         self.source = source
         self.barrier = ForkBarrier(source.lock)
         self.writes = WriteCare(
-            self._pool_name, self.sessions, has_option_files=self._has_option_files, can_choose=source.has_queue
+            self._pool_name,
+            self.sessions,
+            has_option_files=not _OPTION_FILES.isdisjoint(identity),
+            can_choose=source.has_queue,
         )
 
     def note_server_data(self, data: dict[str, Any], state: ServerState) -> None:
@@ -160,22 +171,27 @@ class Connector:
         # In whole seconds that end with the request's deadline.
         seconds = min(request.params.get("connect_timeout") or CONNECT_TIMEOUT, request.deadline - time.monotonic())
         params = ConnectionParams(request.params, connect_timeout=max(math.ceil(seconds), 1))
+        began = time.monotonic()
         try:
             connection = borrower.open_connection(params)
         except Exception as error:
             is_refusal = isinstance(error, (borrower.driver.error_class, Error))
+            self._statistics.note_open_failure()
             self._note_connect_error(error, params["connect_timeout"] if is_refusal else math.inf)
             raise
+        seconds = time.monotonic() - began
         try:
             session = Session(connection, record, generation, borrower.driver, request)
-            self._server.note_version(connection.get_server_info())
+            change = self._server.note_server(connection.get_server_info(), peer_of(session.descriptor))
             self.source.opened(connection)
             # First this: it may be counted in neither for a moment, and never in both.
             self.opening.discard(request)
             # Until it has said otherwise, it is no hope to others.
             is_in_doubt = self.writes.known.are_in_doubt
             session.writes = REFUSED if is_in_doubt else EXPECTED
-            self.sessions.add(session)
+            self._statistics.note_opened(session, seconds)
+            if change is not None:
+                self._statistics.note_server_change(change)
             self._on_open()
             if is_in_doubt and not self._accepts(session, request):
                 request.is_refused = True
@@ -260,7 +276,9 @@ class Connector:
                 barrier.note_end()
 
     def _forget_session(self, session: Session, connection: Any) -> None:
-        self.sessions.discard(session)
+        reason = session.history.close_reason or self.source.default_close_reason
+        if self._statistics.note_closed(session, reason):
+            say(logging.DEBUG, "Pool %s: a connection is closed: %s.", self._pool_name, reason)
         self.source.closed(connection)
 
     def close_session_at_once(self, session: Session) -> None:

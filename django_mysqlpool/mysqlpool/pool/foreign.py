@@ -10,7 +10,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sized
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy.exc
 from sqlalchemy import event
@@ -18,7 +18,7 @@ from sqlalchemy.pool import AssertionPool, Pool, QueuePool, StaticPool
 
 from . import sqlalchemy_names
 from .slot_pool import ConnectionChecks, ConnectionCloser, SlotPool
-from .states import CLOSED
+from .states import CLOSED, CloseReason
 from .waiters import SlotRequest, SlotTimeout
 
 if TYPE_CHECKING:
@@ -35,13 +35,6 @@ class _Current(threading.local):
     """The request of the calling thread."""
 
     request: Any = None
-
-
-class OpenConnection(Protocol):
-    """The record of an open connection, as far as it matters here."""
-
-    connection: Any
-    record: Any
 
 
 class ClosingDialect(sqlalchemy_names.ConnDialect):  # type: ignore[misc]
@@ -62,6 +55,11 @@ class ForeignPool:
     """Has the interface of ``SlotPool``. It has no queue: nothing is trimmed, renewed or kept warm."""
 
     has_queue = False
+    #: SQLAlchemy closes connections by its own lights: those that its pool does not keep.
+    default_close_reason = "surplus"
+    #: Its cap is SQLAlchemy's.
+    is_resized = False
+    surplus = 0
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -154,10 +152,10 @@ class ForeignPool:
         """A connection has been closed."""
         self.handed_out.pop(connection, None)
 
-    def close_idle(self, sessions: Iterable[OpenConnection]) -> None:
+    def close_idle(self, sessions: Iterable[Session], reason: CloseReason) -> None:
         """Close the connections that nobody has; in a QueuePool their places stay, empty."""
         if isinstance(self.pool, QueuePool):
-            self._close_queue(self.pool)
+            self._close_queue(self.pool, reason)
             return
         assert self._checks is not None
         for session in sessions:
@@ -166,13 +164,16 @@ class ForeignPool:
                 if record is None or connection is None or connection in self.handed_out:
                     continue
                 if not self._checks.is_current(connection):
+                    session.history.note_end(reason)
                     record.close()
 
     @staticmethod
-    def _close_queue(pool: QueuePool) -> None:
+    def _close_queue(pool: QueuePool, reason: CloseReason) -> None:
         records = deque(iter(lambda: sqlalchemy_names.idle_record(pool), None))
         try:
             for record in tuple(records):
+                if record.dbapi_connection is not None:
+                    record.dbapi_connection.mysqlpool_session.history.note_end(reason)
                 record.close()
                 sqlalchemy_names.put_back(pool, records.popleft())
         finally:

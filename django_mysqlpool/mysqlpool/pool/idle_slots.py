@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sized
 from typing import Any
 
 from .lost_slots import LostSlots
 from .slots import SlotQueue
+from .states import CloseReason
 from .waiters import SlotRequest
 
 
@@ -16,41 +17,44 @@ class IdleSlots:
     """Closes the connections of idle slots. Each slot is free again only after its connection has been closed.
 
     :param queue: the slots are SQLAlchemy's records
+    :param note_end: is told of a connection why it is about to be closed
     """
 
-    def __init__(self, queue: SlotQueue[Any]) -> None:
+    def __init__(self, queue: SlotQueue[Any], note_end: Callable[[Any, CloseReason], None]) -> None:
         self._queue = queue
+        self._note_end = note_end
         self._lost = LostSlots(queue)
 
-    def close_all(self) -> None:
+    def close_all(self, reason: CloseReason) -> None:
         """Close every idle connection."""
-        self._close(self._queue.store.idle_slots())
+        self._close((item, reason) for item in self._queue.store.idle_slots())
 
-    def trim(self, idle_timeout: float, min_idle: int) -> None:
+    def trim(self, idle_timeout: float, min_idle: int, reason: CloseReason) -> None:
         """Close what has been idle for ``idle_timeout`` seconds, the longest idle first, down to ``min_idle``."""
         horizon = time.monotonic() - idle_timeout
         items = self._queue.store.idle_slots()
         surplus = max(len(items) - min_idle, 0)
-        self._close(item for item in items[:surplus] if item[1] <= horizon)
+        self._close((item, reason) for item in items[:surplus] if item[1] <= horizon)
 
-    def close_unfit(self, is_unfit: Callable[[Any], bool]) -> int:
-        """Close the idle connections that are unfit.
+    def close_unfit(self, reason_to_close: Callable[[Any], CloseReason | None]) -> Counter[str]:
+        """Close the idle connections that there is a reason to close.
 
-        :returns: how many they were
+        :returns: how many they were, by the reason
         """
         # (A connection that is handed out meanwhile may be closed at any moment.)
         return self._close(
-            item
+            (item, reason)
             for item in self._queue.store.idle_slots()
-            if (connection := item[0].dbapi_connection) is not None and is_unfit(connection)
+            if (connection := item[0].dbapi_connection) is not None and (reason := reason_to_close(connection)) is not None
         )
 
-    def _close(self, items: Iterable[tuple[Any, float]]) -> int:
+    def _close(self, items: Iterable[tuple[tuple[Any, float], CloseReason]]) -> Counter[str]:
         closing = SlotRequest(is_maintenance=True)
-        slots = deque(item[0] for item in items if self._queue.remove_idle(item, closing))
-        number = len(slots)
+        taken = [(item[0], reason) for item, reason in items if self._queue.remove_idle(item, closing)]
+        slots = deque(slot for slot, _ in taken)
         try:
-            for slot in tuple(slots):
+            for slot, reason in taken:
+                self._note_end(slot.dbapi_connection, reason)
                 slot.close()
                 self._queue.release(slots.popleft())
         finally:
@@ -58,29 +62,30 @@ class IdleSlots:
             for slot in slots:
                 self._queue.release(slot)
             closing.is_finished = True  # last: until then nobody is refused because of them
-        return number
+        return Counter(reason for _, reason in taken)
 
-    def with_longest_idle(self, action: Callable[[Any], bool]) -> None:
-        """Call ``action`` with the longest idle connection, if nobody waits; close it if that returns ``False``."""
+    def with_longest_idle(self, action: Callable[[Any], CloseReason | None]) -> None:
+        """Call ``action`` with the longest idle connection, if nobody waits; close it if that returns a reason to."""
         items = self._queue.store.idle_slots()
         borrowing = SlotRequest(is_maintenance=True)
         if self._queue.waiting or not items or not self._queue.remove_idle(items[0], borrowing):
             return
         slot = items[0][0]
-        keep = False
+        reason: CloseReason | None = "interrupted"
         try:
-            keep = action(slot.dbapi_connection)
+            reason = action(slot.dbapi_connection)
         finally:
             try:
-                if keep:
+                if reason is None:
                     self._queue.put_back_first(items[0])
                 else:
-                    self._close_and_release(slot)
+                    self._close_and_release(slot, reason)
             finally:
                 borrowing.is_finished = True  # last: until then nobody is refused because of it
 
-    def _close_and_release(self, slot: Any) -> None:
+    def _close_and_release(self, slot: Any, reason: CloseReason) -> None:
         try:
+            self._note_end(slot.dbapi_connection, reason)
             slot.close()
         finally:
             self._queue.release(slot)

@@ -12,7 +12,7 @@ from .connection import PING_TIMEOUT, Lease, Session
 from .connector import Connector
 from .faults import Fault, fault_of, is_of_server, is_unready
 from .server import ServerFacts
-from .states import CLOSED, IN_QUESTION, REFUSED
+from .states import CLOSED, IN_QUESTION, REFUSED, CloseReason
 
 _READ_ONLY = re.compile(r"read[\s_]+only", re.IGNORECASE)
 
@@ -47,14 +47,29 @@ class Liveness:
         """True if an idle connection may be handed out; it may have to ask the server."""
         session: Session = connection.mysqlpool_session
         now = time.monotonic()
-        if not self.is_current(connection) or session.is_expired(self._server.lifetime, now):
-            return False
+        reason = self.reason_to_close(session, now)
+        if reason is None:
+            left = math.inf if request is None else request.deadline - now
+            if self.is_alive(session, max(min(PING_TIMEOUT, left), 0)):
+                return True
+            reason = "read_only" if session.writes == REFUSED else "lost"
+        session.history.note_end(reason)
+        return False
+
+    def reason_to_close(self, session: Session, now: float) -> CloseReason | None:
+        """Tell why an idle session would not be handed out, as far as can be seen without asking the server.
+
+        :param now: ``time.monotonic()``, or later, to look ahead
+        """
+        if session.generation != self._connector.generation:
+            return self._connector.reason_of_generation
+        if session.is_expired(self._server.lifetime, now):
+            return "expired"
         if session.is_dirty:  # somebody has kept the driver's connection, and used it after its checkin
-            return False
+            return "unsalvageable"
         if session.writes == REFUSED and self._connector.writes.may_find_better(session):
-            return False
-        left = math.inf if request is None else request.deadline - now
-        return self.is_alive(session, max(min(PING_TIMEOUT, left), 0))
+            return "read_only"
+        return None
 
     def is_alive(self, session: Session, timeout: float = PING_TIMEOUT) -> bool:
         """Check a session's liveness, and that its server takes writes if that is in question.
@@ -104,10 +119,6 @@ class Liveness:
         for session in self._connector.sessions.copy():
             session.needs_ping = session is not dead
 
-    def is_presentable(self, session: Session) -> bool:
-        """True if an idle session would be handed out as far as can be seen without asking the server."""
-        return session.generation == self._connector.generation and not session.has_hung_up()
-
     def note_error(self, lease: Lease, error: Exception) -> None:
         """The driver has raised: decide if the connection is of further use, and if the others are."""
         session = lease.session
@@ -120,11 +131,13 @@ class Liveness:
         if not session.connection.open or (is_of_server(error) and session.socket.has_pending_data()):
             fault = Fault.LOST
         told = self._ask_hook(error, lease.alias)
-        if told is not None:
-            lease.is_broken = lease.is_broken or told
-        elif fault is Fault.LOST:
-            lease.is_broken = True
-        elif fault is Fault.READ_ONLY:
+        if told:
+            lease.invalidate("discarded")
+        elif told is None and fault is Fault.LOST:
+            lease.invalidate("lost")
+        elif told is None and fault is Fault.READ_ONLY:
             self._connector.writes.note_read_only(lease, error)
+            if lease.is_broken:
+                session.history.note_end("read_only")
         if fault is Fault.LOST and told is not False:
             self.note_death(session)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from django_mysqlpool.mysqlpool import compat
 from django_mysqlpool.mysqlpool.log import here, say, tell, unsaid
 
-from . import fork, reports
+from . import fork, reports, trace
 from .tasks import Task, tasks_for
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class MaintenanceThread:
 
     def __init__(self) -> None:
         #: Called at the end of each round.
-        self.after_round: list[Callable[[], None]] = [reports.tell_forgotten]
+        self.after_round: list[Callable[[], None]] = [reports.tell_forgotten, trace.refresh]
         #: Called after each pool's tasks, and after log handlers: returns what code of the user's has taken in the thread.
         self.release_connections: Callable[[], None] = lambda: None
         self._reset()
@@ -85,6 +85,7 @@ class MaintenanceThread:
 
     def look_after(self, pool: Pool) -> None:
         """Take on a pool, and start the thread if it is not running."""
+        trace.refresh()
         with self._lock:
             if pool not in self._pools:
                 self._pools[pool] = PoolMaintenance(pool)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from functools import partial
 from threading import current_thread, get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -19,24 +20,30 @@ from django.db import OperationalError
 from django_mysqlpool.mysqlpool.errors import PoolTimeout
 from django_mysqlpool.mysqlpool.log import here, say
 
-from . import reports
+from . import events, reports
 from .cleaning import clean
 from .connection import Lease, Session
-from .connector import Connector, ConnectRequest, PoolForgotten
+from .connector import Connector, ConnectRequest
+from .events import observers
 from .faults import Fault, fault_of
 from .foreign import make_source
+from .history import BOUNDS
 from .liveness import Liveness
-from .locks import acquire_if_free
+from .numbers import status_of
 from .pressure import Pressure
 from .reclaim import Reclaimer
 from .server import ServerFacts
-from .states import READY, RETURNED
+from .states import READY, RETURNED, CloseReason
+from .statistics import Statistics
 from .waiters import QueueFull, SlotTimeout
 
 if TYPE_CHECKING:
     from django_mysqlpool.mysqlpool.options import PoolOptions
 
     from .borrowing import Borrower, PoolAliases, Upkeep
+
+# (To look it up in the dict at each checkin would take longer.)
+on_checkin = observers["checkin"]
 
 
 class Pool:
@@ -65,8 +72,7 @@ class Pool:
         self.aliases = aliases
         self._upkeep = upkeep
         self.server = ServerFacts(options.recycle)
-        #: How many connections had to stay between statements, by the reason; if ``release`` is "transaction".
-        self.pins: Counter[str] = Counter()
+        self.statistics = Statistics(partial(events.emit, self))
         self.pressure = Pressure()
         #: It is kept warm: from its first checkout on, until it is closed.
         self.is_in_use = False
@@ -74,9 +80,9 @@ class Pool:
         self.is_abandoned = False
         self.connector = Connector(
             name,
-            identity,
             self.server,
             self.pressure,
+            statistics=self.statistics,
             hand_over=upkeep.hand_over,
             on_open=lambda: upkeep.look_after(self),
         )
@@ -95,10 +101,11 @@ class Pool:
             self.connector.sessions,
             self._discard,
             self.connector.close_session_at_once,
+            self.statistics.note_reclaimed,
             always_reset=options.reset == "always",
         )
         self.source = make_source(options, self.connector.create, self.connector.close_session)
-        self.connector.attach(self.source)
+        self.connector.attach(self.source, identity)
         self.source.attach(self.liveness, self.connector, self.reclaim)
 
     def __repr__(self) -> str:
@@ -131,7 +138,9 @@ class Pool:
         was_held = here.is_held
         try:
             here.is_held = True  # the wrapper is in the middle of connecting
-            return self._lease(self._acquire(request), borrower)
+            lease = self._lease(self.acquire(request), borrower)
+            self.statistics.note_wait(lease.alias, monotonic() - request.started_at, has_waited=request.has_waited)
+            return lease
         finally:
             request.is_finished, here.is_held = True, was_held
 
@@ -160,7 +169,11 @@ class Pool:
             finally:
                 if not is_fresh:
                     self.source.release(entry)
-            return self._lease(entry, borrower) if is_fresh else None
+            if not is_fresh:
+                return None
+            lease = self._lease(entry, borrower)
+            lease.session.history.usage.warm_checkouts += 1
+            return lease
         finally:
             self._in_transit.discard(transit)
 
@@ -170,15 +183,19 @@ class Pool:
         if stray is not None:
             stray.pool.reclaimer.close_stray(stray)
         session: Session = entry.dbapi_connection.mysqlpool_session
+        usage, was_out = session.history.usage, session.lease is not None  # as a pool of one connection may lend it twice
         session.lease = reference.lease = lease = Lease(
             self, session, entry, reference, current_thread(), get_ident(), monotonic()
         )
+        # Without a call in between, at which an interrupt could come.
+        usage.checkouts += 1
+        usage.checkins += was_out
         self.is_in_use = True
         if self._upkeep.thread is None:
             self._upkeep.look_after(self)
         return lease
 
-    def _acquire(self, request: ConnectRequest) -> Any:
+    def acquire(self, request: ConnectRequest) -> Any:
         """Acquire an entry of the source's; ask a server that is full again until the deadline."""
         while True:
             try:
@@ -186,6 +203,7 @@ class Pool:
                 if not request.is_refused:
                     return entry
                 request.is_refused = False
+                entry.dbapi_connection.mysqlpool_session.history.note_end("read_only")
                 self.source.release(entry, keep=False)
                 if request.needs_new or request.seconds_left() <= 0:
                     raise SlotTimeout
@@ -204,7 +222,7 @@ class Pool:
 
     def _timeout(self, request: ConnectRequest, error: Exception) -> PoolTimeout:
         connect_error, when = self.connector.last_connect_error
-        return reports.pool_timeout(
+        timeout = reports.pool_timeout(
             request.borrower.alias,
             self.name,
             reports.reason_for(error, self.source.timeout),
@@ -213,6 +231,9 @@ class Pool:
             last_connect_error=connect_error if when >= request.deadline - self.source.timeout else None,
             with_stacks=self.options.leak_after is not None,
         )
+        if not request.is_maintenance:
+            self.statistics.note_timeout(timeout, "refusals" if isinstance(error, QueueFull) else "timeouts")
+        return timeout
 
     # Checkin
 
@@ -226,18 +247,29 @@ class Pool:
         """
         session = lease.session
         keep = False
+        note_end = session.history.note_end
         try:
-            keep = (
-                not (discard or lease.is_broken)
-                and session.generation == self.connector.generation
-                and not (self.pressure.until and self.connector.should_yield(session))
-                and clean(session, params, always_reset=self.options.reset == "always")
-            )
+            if discard or lease.is_broken:
+                note_end("discarded")  # if nobody knows better
+            elif session.generation != self.connector.generation:
+                note_end(self.connector.reason_of_generation)
+            elif self.pressure.until and self.connector.should_yield(session):
+                note_end("yielded")
+            elif self.source.is_resized and self.source.surplus:
+                note_end("surplus")
+            else:
+                always_reset = self.options.reset == "always"
+                keep = clean(session, params, always_reset=always_reset, note_reset=self.statistics.note_reset)
         except session.driver.error_class as error:
             say(logging.INFO, "Pool %s: a connection could not be cleaned and is closed: %s", self.name, error)
-            if fault_of(error) is Fault.FULL:  # at its account's limit even change_user is refused
+            fault = fault_of(error)
+            note_end("lost" if fault is Fault.LOST else "reset_failed")
+            if fault is Fault.FULL:  # at its account's limit even change_user is refused
                 self.pressure.rise()
-        finally:  # after an interrupt too, such as gevent's Timeout
+        except BaseException:  # an interrupt, such as gevent's Timeout
+            note_end("interrupted")
+            raise
+        finally:
             self._end(lease, keep=keep, keep_in_scope=discard)
 
     def _end(self, lease: Lease, *, keep: bool, keep_in_scope: bool = False) -> None:
@@ -245,10 +277,18 @@ class Pool:
         session = lease.session
         try:
             self._in_transit.add(lease)
+            usage = session.history.usage
+            seconds = (session.last_used if keep else monotonic()) - lease.checked_out_at
+            bucket = bisect_left(BOUNDS, seconds)
             current, session.lease = session.lease, None
             if current is not None:
                 # Without a call in between, at which an interrupt could come.
                 current.state, current.statement, current.borrower.lease = RETURNED, None, None
+                usage.checkins += 1
+                usage.use_sum += seconds
+                usage.use_counts[bucket] += 1
+                if on_checkin:
+                    events.emit(self, "checkin", lease=current, seconds=seconds, keep=keep)
                 if reports.leaking:
                     reports.note_return(current)
                 # Closed inside atomic(), a wrapper stays in that block: its scope has still to end it.
@@ -267,11 +307,6 @@ class Pool:
             return
         self._end(lease, keep=False)
 
-    def count_pin(self, reason: str) -> None:
-        """A connection had to stay between statements."""
-        with self.source.lock:
-            self.pins[reason] += 1
-
     # Reclaiming
 
     def reclaim(self, *, spare: threading.Thread | None = None) -> None:
@@ -281,50 +316,22 @@ class Pool:
 
     # The pool as a whole
 
-    def open_one_more(self) -> bool:
-        """Open a connection, to lie idle.
-
-        Its first borrower sets the session up: what Django and the receivers of its signals then send has no time limit.
-
-        :returns: ``False`` if there is no room for one, or nobody who would want it
-        """
-        self.connector.hand_over()
-        found = self.aliases.borrower()
-        if found is None:
-            return False
-        borrower, params = found
-        request = ConnectRequest(monotonic() + self.source.timeout, borrower=borrower, params=params)
-        request.needs_new = request.is_maintenance = True
-        try:
-            self.source.release(self._acquire(request))
-        except (PoolTimeout, PoolForgotten):
-            return False
-        finally:
-            request.is_finished = True
-        return True
-
-    def close(self) -> None:
+    def close(self, reason: CloseReason = "pool_closed") -> None:
         """Close what is idle now, and what is out at its checkin; the pool opens new connections as they are needed."""
         self.is_in_use = False
+        self._begin_generation(reason)
+        self.source.close_idle(self.sessions.copy(), reason)
+
+    def drain(self) -> None:
+        """Renew every connection: what is idle by maintenance, or the next borrower, and what is out at its checkin."""
+        self._begin_generation("drained")
+
+    def _begin_generation(self, reason: CloseReason) -> None:
+        self.connector.reason_of_generation = reason
         self.connector.generation += 1
         # What is connected to next may be another server.
         self.server.data = None
         self.connector.writes.forget()
-        self.source.close_idle(self.sessions.copy())
-
-    def forget(self) -> bool:
-        """Abandon the pool, if there is no connection here, and nobody waits for one; nothing is waited for."""
-        held: list[threading.RLock] = []
-        try:
-            if not acquire_if_free(self.source.lock, held):
-                return False
-            is_empty = not (self.sessions or self.connector.barrier.is_busy or self.source.waiting())
-            if is_empty:
-                self.is_abandoned = self.connector.is_stopped = True
-            return is_empty
-        finally:
-            for lock in held:
-                lock.release()
 
     def abandon(self) -> None:
         """In a forked child: leave the pool to its parent."""
@@ -333,18 +340,4 @@ class Pool:
 
     def status(self) -> dict[str, Any]:
         """The numbers of this moment, as ``pool_status()`` shows them."""
-        sessions = self.sessions.copy()
-        out = sum(session.lease is not None for session in sessions)
-        opening = len(self.connector.opening)  # after the sessions: what has just been opened is counted once
-        return {
-            "aliases": sorted(self.aliases.names()),
-            "pool_class": self.options.pool_class_name,
-            "cap": self.source.cap,
-            "size": self.source.size(),
-            "open": len(sessions),
-            "idle": len(sessions) - out,
-            "out": out,
-            "opening": opening,
-            "waiting": self.source.waiting(),
-            "pins": dict(self.pins),
-        }
+        return status_of(self)

@@ -29,6 +29,7 @@ class Reclaimer:
     :param sessions: the open ones
     :param discard: ends a lease and closes its connection
     :param close_at_once: closes a session's connection without a wait for the server
+    :param note_reclaimed: is told of each connection that its holder has abandoned
     :param always_reset: the option ``reset`` is "always"
     """
 
@@ -37,12 +38,14 @@ class Reclaimer:
         sessions: set[Session],
         discard: Callable[[Lease], None],
         close_at_once: Callable[[Session], None],
+        note_reclaimed: Callable[[], None],
         *,
         always_reset: bool,
     ) -> None:
         self._sessions = sessions
         self._discard = discard
         self._close_at_once = close_at_once
+        self._note_reclaimed = note_reclaimed
         self._always_reset = always_reset
         self._pid = os.getpid()
         #: Sessions whose connection is in no slot, by when that was first seen; ``time.monotonic()``.
@@ -91,6 +94,7 @@ class Reclaimer:
         if borrower is not None and borrower.lease is lease:
             borrower.check_in()
         else:
+            lease.invalidate("interrupted")
             self._close_dropped(lease)
 
     def _take_from_dead(self, lease: Lease, borrower: Borrower) -> None:
@@ -102,7 +106,8 @@ class Reclaimer:
             return
         self._report(lease)
         # To close it ends its transaction too, and never waits for a server that has gone silent.
-        lease.is_broken |= bool(lease.state) or self._always_reset or lease.session.needs_server_to_clean()
+        if lease.state or self._always_reset or lease.session.needs_server_to_clean():
+            lease.invalidate("abandoned")
         borrower.check_in_if_idle(lease, by_force=True)
 
     def take_from_nobody(self, lease: Lease) -> None:
@@ -118,11 +123,13 @@ class Reclaimer:
 
     def _close_dropped(self, lease: Lease) -> None:
         self._report(lease)
+        lease.invalidate("abandoned")
         self._discard(lease)
 
     def _report(self, lease: Lease) -> None:
         # In a scope, an ended thread's connection goes back with the others at the scope's end: nobody has abandoned it.
         if lease.scope is None:
+            self._note_reclaimed()
             reports.forgotten(lease)
 
     def _close_stranded(self) -> None:

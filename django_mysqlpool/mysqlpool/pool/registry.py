@@ -68,7 +68,7 @@ class Registry:
 
     def _forget(self, unwanted: list[Pool]) -> None:
         for pool in unwanted:
-            if pool in self._pools and pool.forget():
+            if pool in self._pools and _abandon_if_empty(pool):
                 self._pools.remove(pool)
                 maintenance.forget(pool)
 
@@ -108,6 +108,21 @@ class Registry:
                 if lease is not None:
                     lease.detach_after_fork()
             pool.abandon()
+
+
+def _abandon_if_empty(pool: Pool) -> bool:
+    """Abandon a pool, if there is no connection in it, and nobody waits for one; nothing is waited for."""
+    held: list[threading.RLock] = []
+    try:
+        if not acquire_if_free(pool.source.lock, held):
+            return False
+        is_empty = not (pool.sessions or pool.connector.barrier.is_busy or pool.source.waiting())
+        if is_empty:
+            pool.is_abandoned = pool.connector.is_stopped = True
+        return is_empty
+    finally:
+        for lock in held:
+            lock.release()
 
 
 registry = Registry()

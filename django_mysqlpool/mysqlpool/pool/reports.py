@@ -32,13 +32,19 @@ PLACES = 1000
 def format_holder(lease: Lease, now: float) -> str:
     """Who has a connection: the thread, for how long, for which request or task, and what it last sent."""
     parts = [f"{lease.thread.name} for {now - lease.checked_out_at:.1f} s"]
-    work = lease.scope.format_work() if lease.scope is not None else None
+    work = format_work(lease)
     if work:
-        # What comes from outside may try to break the line of a log.
-        parts.append(f"in {work.encode('unicode_escape').decode()}")
+        parts.append(f"in {work}")
     kind = kind_of(lease.statement)
     parts.append(f"last statement: {kind}" if kind else "no statement yet")
     return ", ".join(parts)
+
+
+def format_work(lease: Lease) -> str | None:
+    """The request or task that a connection was taken for."""
+    work = lease.scope.format_work() if lease.scope is not None else None
+    # What comes from outside may try to break the line of a log.
+    return work.encode("unicode_escape").decode() if work else None
 
 
 def holders(leases: Iterable[Lease], at_most: int = TOLD) -> list[str]:
@@ -115,10 +121,13 @@ def _left_something_open(lease: Lease) -> bool:
 leaking: set[Lease] = set()
 
 
-def leak(lease: Lease, leak_after: float) -> None:
-    """Log, once, a connection that has been out for longer than ``leak_after`` seconds."""
+def leak(lease: Lease, leak_after: float) -> bool:
+    """Log, once, a connection that has been out for longer than ``leak_after`` seconds.
+
+    :returns: ``False`` if that was done before
+    """
     if lease in leaking:
-        return
+        return False
     leaking.add(lease)
     say(
         logging.WARNING,
@@ -128,6 +137,7 @@ def leak(lease: Lease, leak_after: float) -> None:
         format_holder(lease, time.monotonic()),
         format_stack(lease.stack or ()),
     )
+    return True
 
 
 def note_return(lease: Lease) -> None:

@@ -24,6 +24,8 @@ class ServerFacts:
         #: Django's ``mysql_server_data``; ``None``: not read yet.
         self.data: dict[str, Any] | None = None
         self.version: str | None = None
+        #: Of the last connection, as its socket tells.
+        self.address: str | None = None
         #: Seconds that a connection may live, less its jitter.
         self.lifetime = self._lifetime(None)
 
@@ -31,12 +33,17 @@ class ServerFacts:
     def is_mariadb(self) -> bool:
         return self.version is not None and is_mariadb(self.version)
 
-    def note_version(self, version: str) -> None:
-        """A connection has been opened to a server of this version."""
+    def note_server(self, version: str, address: str | None) -> dict[str, tuple[str | None, str | None]] | None:
+        """A connection has been opened to a server of this version, at this address.
+
+        :returns: the address and the version ``before`` and ``after``, if they have changed
+        """
+        before, after = (self.address, self.version), (address, version)
         if version != self.version:
             self.data = None
             self.lifetime = self._lifetime(None)
-            self.version = version
+        self.address, self.version = after
+        return None if before in {after, (None, None)} else {"before": before, "after": after}
 
     def note_data(self, data: dict[str, Any], wait_timeout: int | None) -> None:
         """Remember for all wrappers what one has read.

@@ -17,6 +17,7 @@ from sqlalchemy.pool import Pool
 from . import sqlalchemy_names
 from .idle_slots import IdleSlots
 from .slots import SlotQueue
+from .states import CloseReason
 from .waiters import SlotRequest
 
 
@@ -56,6 +57,14 @@ class _Handover(threading.local):
     slot: Any = None
 
 
+def _cap(pool_size: int, max_overflow: int) -> int | None:
+    return None if pool_size == 0 or max_overflow == -1 else pool_size + max_overflow
+
+
+def _note_end(connection: Any, reason: CloseReason) -> None:
+    connection.mysqlpool_session.history.note_end(reason)
+
+
 class SlotPool(Pool):
     """The class that ``QueuePool`` names in the settings.
 
@@ -64,6 +73,13 @@ class SlotPool(Pool):
     """
 
     has_queue = True
+    #: The logger of what SQLAlchemy says itself, in the middle of a checkout: not one below ours, which may be at DEBUG, with
+    #: a handler that writes through the ORM.
+    _sqla_logger_namespace = "sqlalchemy.pool.SlotPool"
+    #: Why a connection was closed of which nobody has said that it would be.
+    default_close_reason = "interrupted"
+    #: Its cap has been changed.
+    is_resized = False
 
     def __init__(
         self,
@@ -82,15 +98,15 @@ class SlotPool(Pool):
         self.timeout = timeout
         self.idle_timeout = idle_timeout
         self.min_idle = min_idle
-        cap = None if pool_size == 0 or max_overflow == -1 else pool_size + max_overflow
         self.queue: SlotQueue[Any] = SlotQueue(
-            lambda: sqlalchemy_names.ConnectionRecord(self, connect=False), cap, lifo=use_lifo, max_waiting=max_waiting
+            lambda: sqlalchemy_names.ConnectionRecord(self, connect=False),
+            _cap(pool_size, max_overflow),
+            lifo=use_lifo,
+            max_waiting=max_waiting,
         )
         #: Held while slots change hands.
         self.lock = self.queue.lock
-        #: Is told what became of attempts to connect.
-        self.attempts = self.queue
-        self.idle_slots = IdleSlots(self.queue)
+        self.idle_slots = IdleSlots(self.queue, _note_end)
         #: Tells the request for which a connection is opened in a record.
         self.request_of = self.queue.store.request_of
         self._handover = _Handover()
@@ -216,9 +232,31 @@ class SlotPool(Pool):
 
     # What SQLAlchemy's QueuePool tells about itself
 
-    def close_idle(self, sessions: object = None) -> None:
+    def close_idle(self, sessions: object = None, reason: CloseReason = "pool_closed") -> None:
         """Close every idle connection."""
-        self.idle_slots.close_all()
+        self.idle_slots.close_all(reason)
+
+    def resize(self, pool_size: int, max_overflow: int) -> None:
+        """Change the cap. What is idle above it is closed now; what is out, at its checkin."""
+        self.is_resized, self.pool_size = True, pool_size
+        self.queue.resize(_cap(pool_size, max_overflow))
+        if self.surplus:
+            self.idle_slots.trim(0, max(self.checkedin() - self.surplus, 0), "surplus")
+
+    @property
+    def attempts(self) -> SlotQueue[Any]:
+        """Is told what became of attempts to connect."""
+        return self.queue
+
+    @property
+    def max_overflow(self) -> int:
+        """How many connections may be open beyond ``pool_size``; -1: any number."""
+        return -1 if self.cap is None else self.cap - self.pool_size
+
+    @property
+    def surplus(self) -> int:
+        """How many slots there are above the cap."""
+        return self.queue.store.surplus
 
     def replace_lost(self, in_transit: Sized) -> None:
         """Close the connections of lost slots, and put new slots in their place.
@@ -229,7 +267,7 @@ class SlotPool(Pool):
             self.idle_slots.replace_lost(self._checks.is_out, self._checks.last_used, in_transit)
 
     def dispose(self) -> None:
-        self.idle_slots.close_all()
+        self.idle_slots.close_all("pool_closed")
 
     def size(self) -> int:
         return self.pool_size

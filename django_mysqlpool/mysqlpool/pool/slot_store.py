@@ -31,6 +31,8 @@ class SlotStore(Generic[S]):
         self._empty: deque[S] = deque(make_slot() for _ in range(cap or 0))
         #: All slots: an unlimited store drops them when they are empty.
         self._all = set(self._empty)
+        #: How many slots have to go: the cap has been lowered.
+        self.surplus = 0
         #: The request that each slot was taken for last.
         self.taken_for: dict[S, ref[SlotRequest]] = {}
 
@@ -97,11 +99,19 @@ class SlotStore(Generic[S]):
             self.idle.append((slot, time.monotonic()))
             return
         self._backoff.end_attempt(slot)
-        if self.cap is None:
-            self.taken_for.pop(slot, None)
-            self._all.discard(slot)
+        if self.cap is None or len(self._all) > self.cap:
+            self._drop(slot)
         elif slot in self._all:  # else it was lost, and has been replaced
             self._empty.append(slot)
+
+    def _drop(self, slot: S) -> None:
+        """Have a slot less."""
+        self.taken_for.pop(slot, None)
+        self._all.discard(slot)
+        self.surplus = self._surplus()
+
+    def _surplus(self) -> int:
+        return 0 if self.cap is None else max(len(self._all) - self.cap, 0)
 
     def remove_idle(self, item: tuple[S, float], request: SlotRequest) -> bool:
         """Take an idle slot out, as ``idle_slots()`` gave it; ``False`` if it has been taken meanwhile."""
@@ -127,6 +137,14 @@ class SlotStore(Generic[S]):
         self.taken_for.pop(slot, None)
         self._backoff.end_attempt(slot)
         self._all.discard(slot)
+        self.make_up()
+
+    def resize(self, cap: int | None) -> None:
+        """Change the cap. Of too many slots the empty ones go now, the others when their connections have been closed."""
+        self.cap = cap
+        while self._empty and (cap is None or len(self._all) > cap):
+            self._drop(self._empty.pop())
+        self.surplus = self._surplus()
         self.make_up()
 
     def make_up(self) -> None:

@@ -101,6 +101,7 @@ class SlotQueue(Generic[S]):
             # A slot may have been released before the waiter was in the queue. (Whoever releases one looks for waiters
             # afterwards, so either they see the waiter or we see their slot.)
             self._serve()
+            request.has_waited = request.has_waited or not waiter.is_served
         return self._wait(waiter)
 
     def _enqueue(self, request: SlotRequest) -> Waiter[S]:
@@ -282,6 +283,12 @@ class SlotQueue(Generic[S]):
         """Put an idle slot back in its place as the longest idle one."""
         with self.lock:
             self.store.idle.appendleft(item)
+            self._serve()
+
+    def resize(self, cap: int | None) -> None:
+        """Change the number of slots; ``None``: no limit."""
+        with self.lock:
+            self.store.resize(cap)
             self._serve()
 
     def replace(self, slot: S) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Literal
 
 
 class SessionState(IntEnum):
@@ -46,3 +47,21 @@ class LeaseState(IntEnum):
 NEW, READY, DIRTY, UNSALVAGEABLE, CLOSED = map(int, SessionState)
 EXPECTED, IN_QUESTION, REFUSED = map(int, TakesWrites)
 IDLE, IN_USE, RETURNED = map(int, LeaseState)
+
+#: Why a connection was closed.
+CloseReason = Literal[
+    "expired",  # it was as old as ``recycle``, or the server, allows
+    "idle",  # nobody has used it for ``idle_timeout`` seconds
+    "unwanted",  # no alias leads to its pool any more
+    "yielded",  # another process may have its place on a server that is full
+    "lost",  # the server has ended it, or did not answer
+    "read_only",  # its server takes no writes, and others may
+    "unsalvageable",  # it held something that no reset clears
+    "reset_failed",  # it could not be reset or rolled back
+    "discarded",  # ``discard_on_error`` said so, or it was closed inside an ``atomic()`` block
+    "interrupted",  # nobody knows what it was in the middle of
+    "abandoned",  # its holder has ended, or was dropped, without returning it
+    "drained",  # by ``drain_pool()``
+    "pool_closed",  # by ``close_pool()``
+    "surplus",  # by ``resize_pool()``, or the pool class does not keep it
+]

@@ -9,9 +9,12 @@ import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, cast
 
+from django_mysqlpool.mysqlpool.errors import PoolTimeout
 from django_mysqlpool.mysqlpool.log import say
 
 from . import reports
+from .connector import ConnectRequest, PoolForgotten
+from .states import CloseReason
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -61,8 +64,15 @@ class ReportLeaks(Task):
             return
         horizon = time.monotonic() - leak_after
         for lease in self.pool.reclaimer.leases():
-            if lease.checked_out_at <= horizon:
-                reports.leak(lease, leak_after)
+            if lease.checked_out_at <= horizon and reports.leak(lease, leak_after):
+                self.pool.statistics.note_leak(lease)
+
+
+class MarkMinutes(Task):
+    """Remembers the counts of each minute, for the advice about the pool's size."""
+
+    def run(self) -> None:
+        self.pool.statistics.mark_minute()
 
 
 class RefreshAliases(Task):
@@ -90,10 +100,10 @@ class CloseUnwanted(Task):
             return
         self._unwanted_since = min(self._unwanted_since, now)
         if source.has_queue:
-            cast("SlotPool", source).idle_slots.trim(0 if pool.aliases.is_left() else IDLE_IF_UNWANTED, 0)
+            cast("SlotPool", source).idle_slots.trim(0 if pool.aliases.is_left() else IDLE_IF_UNWANTED, 0, "unwanted")
         elif pool.aliases.is_left() or now - self._unwanted_since >= IDLE_IF_UNWANTED:
             self._unwanted_since = now
-            pool.close()
+            pool.close("unwanted")
 
 
 class QueueTask(Task):
@@ -118,10 +128,12 @@ class ProbePressure(QueueTask):
             self._next = now + self._interval
             self.source.idle_slots.with_longest_idle(self._probe)
 
-    def _probe(self, connection: Any) -> bool:
-        """Probe over an idle connection; tell if it may still lie there afterwards: ``close_pool()`` did not see it."""
+    def _probe(self, connection: Any) -> CloseReason | None:
+        """Probe over an idle connection; tell if it is to be closed afterwards: ``close_pool()`` did not see it."""
         self.pool.connector.hand_over()
-        return self.pool.pressure.probe(connection.mysqlpool_session) and self.pool.liveness.is_current(connection)
+        if not self.pool.pressure.probe(connection.mysqlpool_session):
+            return "lost"
+        return None if self.pool.liveness.is_current(connection) else self.pool.connector.reason_of_generation
 
 
 class KeepIdle(QueueTask):
@@ -130,23 +142,29 @@ class KeepIdle(QueueTask):
     def __init__(self, pool: Pool) -> None:
         super().__init__(pool)
         self._next_opening = 0.0
+        #: Connections that end before are renewed now; ``time.monotonic()``.
+        self._ahead = 0.0
 
     def run(self) -> None:
         pool, source = self.pool, self.source
         # (What has been opened while the pool was closed is not wanted either.)
-        source.idle_slots.close_unfit(
-            lambda connection: not (pool.is_in_use and pool.liveness.is_presentable(connection.mysqlpool_session))
-        )
-        ahead = time.monotonic() + min(RENEW_AHEAD, 0.1 * pool.server.lifetime)
-        renewed = source.idle_slots.close_unfit(
-            lambda connection: connection.mysqlpool_session.is_expired(pool.server.lifetime, ahead)
-        )
+        self._ahead = time.monotonic() + min(RENEW_AHEAD, 0.1 * pool.server.lifetime)
+        closed = source.idle_slots.close_unfit(self._reason_to_close)
         if pool.pressure.is_high:
-            source.idle_slots.trim(min(IDLE_UNDER_PRESSURE, source.idle_timeout), 0)
+            source.idle_slots.trim(min(IDLE_UNDER_PRESSURE, source.idle_timeout), 0, "yielded")
             return
-        source.idle_slots.trim(source.idle_timeout, source.min_idle)
+        source.idle_slots.trim(source.idle_timeout, source.min_idle, "idle")
         is_kept_warm = pool.is_in_use and pool.aliases.is_wanted()
+        renewed = closed["expired"] + closed["drained"]
         self._open(max(renewed, source.min_idle - source.checkedin() if is_kept_warm else 0))
+
+    def _reason_to_close(self, connection: Any) -> CloseReason | None:
+        pool, session = self.pool, connection.mysqlpool_session
+        if not pool.is_in_use or session.generation != pool.connector.generation:
+            return pool.connector.reason_of_generation
+        if session.has_hung_up():
+            return "lost"
+        return "expired" if session.is_expired(pool.server.lifetime, self._ahead) else None
 
     def _open(self, number: int) -> None:
         """Open connections while there is room and nobody waits for it."""
@@ -160,8 +178,31 @@ class KeepIdle(QueueTask):
 
     def _open_up_to(self, number: int) -> None:
         for _ in range(number):
-            if not self.pool.is_in_use or not self.pool.open_one_more():
+            if not self.pool.is_in_use or not open_one_more(self.pool):
                 break
+
+
+def open_one_more(pool: Pool) -> bool:
+    """Open a connection, to lie idle in a pool.
+
+    Its first borrower sets the session up: what Django and the receivers of its signals then send has no time limit.
+
+    :returns: ``False`` if there is no room for one, or nobody who would want it
+    """
+    pool.connector.hand_over()
+    found = pool.aliases.borrower()
+    if found is None:
+        return False
+    borrower, params = found
+    request = ConnectRequest(time.monotonic() + pool.source.timeout, borrower=borrower, params=params)
+    request.needs_new = request.is_maintenance = True
+    try:
+        pool.source.release(pool.acquire(request))
+    except (PoolTimeout, PoolForgotten):
+        return False
+    finally:
+        request.is_finished = True
+    return True
 
 
 def tasks_for(pool: Pool) -> list[Task]:
@@ -169,7 +210,7 @@ def tasks_for(pool: Pool) -> list[Task]:
 
     :param pool: a weak proxy of it
     """
-    tasks: list[Task] = [Reclaim(pool), ReportLeaks(pool), RefreshAliases(pool), CloseUnwanted(pool)]
+    tasks: list[Task] = [Reclaim(pool), ReportLeaks(pool), MarkMinutes(pool), RefreshAliases(pool), CloseUnwanted(pool)]
     if pool.source.has_queue:
         tasks += [ProbePressure(pool), KeepIdle(pool)]
     return tasks

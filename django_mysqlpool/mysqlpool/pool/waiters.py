@@ -39,6 +39,8 @@ class SlotRequest:
     is_finished: bool = field(default=False, init=False)
     #: The thread was first in the queue, and the server refused it: it is first again.
     is_first: bool = field(default=False, init=False)
+    #: The thread was in the queue, and no slot was free.
+    has_waited: bool = field(default=False, init=False)
     #: An empty slot is requested, now or not at all.
     needs_new: bool = field(default=False, init=False)
     #: The thread has no slot yet. (One that another thread took for it is lost if an interrupt comes before the handover.)
