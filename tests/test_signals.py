@@ -1,0 +1,158 @@
+"""Signals about pools: what receivers are told, and that they may use the ORM."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from django.db import connections
+
+from django_mysqlpool import PoolTimeout, close_pool, signals
+from django_mysqlpool.mysqlpool.log import tell, unsaid
+from django_mysqlpool.mysqlpool.pool import events
+from django_mysqlpool.mysqlpool.pool.pool import Pool
+from tests.helpers import backend_pid, eventually, holds, look, status_of
+
+pytestmark = [pytest.mark.python, pytest.mark.django, pytest.mark.server]
+
+Connect = Callable[[signals.PoolSignal], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def received() -> Iterator[Connect]:
+    """Connects a receiver to a signal, and gives the list of what it is told."""
+    connected = []
+
+    def connect(signal: signals.PoolSignal) -> list[dict[str, Any]]:
+        told: list[dict[str, Any]] = []
+
+        def receive(sender: type, signal: signals.PoolSignal, **facts: Any) -> None:
+            assert sender is Pool
+            told.append(facts)
+
+        signal.connect(receive)
+        connected.append((signal, receive))
+        return told
+
+    yield connect
+    for signal, receive in connected:
+        signal.disconnect(receive)
+
+
+def of(wrapper: Any, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What was told about the pool of an alias."""
+    tell()
+    return [facts for facts in told if wrapper.alias in facts["aliases"]]
+
+
+def test_opened_and_closed(make_alias, received):
+    opened, closed = received(signals.connection_opened), received(signals.connection_closed)
+    wrapper = make_alias()
+    look(wrapper.alias)
+    name = wrapper.pool.name
+    (facts,) = of(wrapper, opened)
+    assert facts.pop("seconds") > 0
+    assert facts == {"pool": name, "aliases": [wrapper.alias]}
+    close_pool(wrapper.alias)
+    assert of(wrapper, closed) == [{"pool": name, "aliases": [wrapper.alias], "reason": "pool_closed"}]
+
+
+@holds
+def test_waited_and_timed_out(make_alias, received):
+    waited, timed_out = received(signals.checkout_waited), received(signals.checkout_timed_out)
+    wrapper = make_alias(pool={"pool_size": 1, "max_overflow": 0, "timeout": 0.1})
+    backend_pid(wrapper)
+    with ThreadPoolExecutor(1) as executor:
+        with pytest.raises(PoolTimeout) as caught:
+            executor.submit(look, wrapper.alias).result(30)
+        wrapper.pool.source.timeout = 60
+        waiting = executor.submit(look, wrapper.alias)
+        eventually(lambda: status_of(wrapper)["waiting"], lambda number: number == 1)
+        wrapper.close()
+        assert waiting.result(30)
+    (facts,) = of(wrapper, timed_out)
+    assert (facts["alias"], facts["error"]) == (wrapper.alias, caught.value)
+    (facts,) = of(wrapper, waited)
+    assert facts["alias"] == wrapper.alias
+    assert facts["seconds"] > 0
+
+
+@holds
+def test_a_leak(make_alias, received):
+    leaks = received(signals.leak_detected)
+    wrapper = make_alias(pool={"leak_after": 0.01})
+    backend_pid(wrapper)
+    eventually(lambda: of(wrapper, leaks), bool)
+    wrapper.close()
+    (facts,) = of(wrapper, leaks)
+    assert (facts["alias"], facts["thread"]) == (wrapper.alias, threading.current_thread().name)
+    assert facts["seconds"] >= 0.01
+
+
+def test_another_server(make_alias, received):
+    changes = received(signals.server_changed)
+    wrapper = make_alias()
+    look(wrapper.alias)
+    close_pool(wrapper.alias)
+    look(wrapper.alias)
+    assert of(wrapper, changes) == []
+    server = wrapper.pool.server
+    address, version = server.address, server.version
+    server.address = "10.0.0.1:3306"  # as if the last one had been there
+    close_pool(wrapper.alias)
+    look(wrapper.alias)
+    (facts,) = of(wrapper, changes)
+    assert (facts["before"], facts["after"]) == (("10.0.0.1:3306", version), (address, version))
+
+
+def test_a_receiver_may_use_the_orm_on_the_same_alias(make_alias):
+    wrapper = make_alias(pool={"pool_size": 1, "max_overflow": 0, "timeout": 60})
+    seen: list[int] = []
+
+    def receive(aliases: list[str], **facts: Any) -> None:
+        if wrapper.alias in aliases:
+            seen.append(look(wrapper.alias))
+
+    signals.connection_opened.connect(receive)
+    try:
+        pid = look(wrapper.alias)
+        eventually(lambda: seen, lambda pids: pids == [pid])
+    finally:
+        signals.connection_opened.disconnect(receive)
+
+
+def test_one_that_fails_harms_nobody(make_alias, received):
+    def receive(**facts: Any) -> None:
+        raise ZeroDivisionError
+
+    signals.connection_opened.connect(receive)
+    told = received(signals.connection_opened)
+    try:
+        wrapper = make_alias()
+        look(wrapper.alias)
+        assert len(of(wrapper, told)) == 1
+    finally:
+        signals.connection_opened.disconnect(receive)
+
+
+def test_nothing_is_put_off_if_nobody_listens(make_alias, received):
+    received(signals.connection_opened)
+    signals.connection_opened.receivers.clear()
+    tell()
+    wrapper = make_alias()
+    wrapper.ensure_connection()
+    connections[wrapper.alias].close()
+    assert not [call for call in unsaid if "Signal" in repr(call)]
+
+
+def test_an_observer_is_called_once_however_often_it_is_connected():
+    def observer(kind: str, pool: Any, facts: dict[str, Any]) -> None: ...
+
+    events.observe(observer, "opened", "closed")
+    events.observe(observer, "opened")
+    assert events.observers["opened"].count(observer) == 1
+    events.ignore(observer)
+    assert not any(observer in observers for observers in events.observers.values())
