@@ -40,7 +40,13 @@ class Faults:
         self.chance = chance
         self.tick = tick
         #: These may strike in the middle of another one, too.
-        self.sudden = {"fork": self.fork, "thread's death": self.death, "kill": self.kill}
+        self.sudden = {
+            "fork": self.fork,
+            "thread's death": self.death,
+            "kill": self.kill,
+            "drain_pool()": self.drain,
+            "resize_pool()": self.resize,
+        }
         self.lasting = {
             "network stalled": self.stall,
             "network stalled, then reset": self.stall_and_reset,
@@ -76,6 +82,12 @@ class Faults:
 
     def death(self) -> None:
         self.chance.choice(self.workers).order("die")
+
+    def drain(self) -> None:
+        self.chance.choice(self.workers).order("drain")
+
+    def resize(self) -> None:
+        self.chance.choice(self.workers).order("resize")
 
     def kill(self) -> None:
         """One connection, or some, or all; where the server is down or they are gone already there is nothing to kill."""

@@ -255,7 +255,8 @@ class MaintenanceThread:
             self.start()
 
     def after_fork_in_child(self) -> None:
-        """A child looks after its own pools."""
+        """A child looks after its own pools. What its parent has still to say, its parent says."""
+        unsaid.clear()
         self._reset()
 
 

@@ -73,8 +73,8 @@ class SlotPool(Pool):
     """
 
     has_queue = True
-    #: The logger of what SQLAlchemy says itself, in the middle of a checkout: not one below ours, which may be at DEBUG, with
-    #: a handler that writes through the ORM.
+    #: The logger of what SQLAlchemy says itself, in the middle of a checkout: not one below ours, which may be at DEBUG,
+    #: with a handler that writes through the ORM.
     _sqla_logger_namespace = "sqlalchemy.pool.SlotPool"
     #: Why a connection was closed of which nobody has said that it would be.
     default_close_reason = "interrupted"
