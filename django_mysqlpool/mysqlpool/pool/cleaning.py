@@ -23,17 +23,16 @@ def clean(
     :param note_reset: is told how many seconds a reset has taken
     :returns: ``False`` if only closing it does that; the session's history has the reason
     """
-    history = session.history
-    if session.state >= UNSALVAGEABLE or not session.observed.has_its_cursor_class():
-        history.note_end("unsalvageable")
+    if not session.observed.has_its_cursor_class():
+        session.history.note_end("unsalvageable")
         return False
     session.is_sending = False  # which an interrupt may have kept from being said
     if not session.driver.is_between_statements(session.connection):
-        history.note_end("reset_failed")
+        session.history.note_end("reset_failed")
         return False
     if session.state >= DIRTY or always_reset:
-        if not _reset(session, params(), note_reset):
-            history.note_end("reset_failed")
+        if not _reset(session, params, note_reset):
+            session.history.note_end("reset_failed")
             return False
     elif not session.connection.get_autocommit():
         session.connection.rollback()
@@ -41,13 +40,16 @@ def clean(
     return True
 
 
-def _reset(session: Session, params: Mapping[str, Any], note_reset: Callable[[float], None]) -> bool:
+def _reset(session: Session, params: Callable[[], Mapping[str, Any]], note_reset: Callable[[float], None]) -> bool:
+    if session.state >= UNSALVAGEABLE:
+        session.history.note_end("unsalvageable")
+        return False
     # MariaDB Connector/C's mysql_change_user() writes to freed memory if the connection has been cut.
     if not session.socket.is_still_open():
         session.history.note_end("lost")
         return False
     began = time.monotonic()
-    if not session.reset(params):
+    if not session.reset(params()):
         return False
     note_reset(time.monotonic() - began)
     return True

@@ -172,7 +172,7 @@ class Pool:
             if not is_fresh:
                 return None
             lease = self._lease(entry, borrower)
-            lease.session.history.usage.warm_checkouts += 1
+            session.history.usage.warm_checkouts += 1
             return lease
         finally:
             self._in_transit.discard(transit)
@@ -183,13 +183,14 @@ class Pool:
         if stray is not None:
             stray.pool.reclaimer.close_stray(stray)
         session: Session = entry.dbapi_connection.mysqlpool_session
-        usage, was_out = session.history.usage, session.lease is not None  # as a pool of one connection may lend it twice
+        usage, outer = session.history.usage, session.lease
         session.lease = reference.lease = lease = Lease(
             self, session, entry, reference, current_thread(), get_ident(), monotonic()
         )
         # Without a call in between, at which an interrupt could come.
         usage.checkouts += 1
-        usage.checkins += was_out
+        if outer is not None:  # a pool of one connection lends it twice
+            usage.checkins += 1
         self.is_in_use = True
         if self._upkeep.thread is None:
             self._upkeep.look_after(self)
@@ -247,27 +248,27 @@ class Pool:
         """
         session = lease.session
         keep = False
-        note_end = session.history.note_end
+        history = session.history
         try:
             if discard or lease.is_broken:
-                note_end("discarded")  # if nobody knows better
+                history.note_end("discarded")  # if nobody knows better
             elif session.generation != self.connector.generation:
-                note_end(self.connector.reason_of_generation)
+                history.note_end(self.connector.reason_of_generation)
             elif self.pressure.until and self.connector.should_yield(session):
-                note_end("yielded")
+                history.note_end("yielded")
             elif self.source.is_resized and self.source.surplus:
-                note_end("surplus")
+                history.note_end("surplus")
             else:
                 always_reset = self.options.reset == "always"
                 keep = clean(session, params, always_reset=always_reset, note_reset=self.statistics.note_reset)
         except session.driver.error_class as error:
             say(logging.INFO, "Pool %s: a connection could not be cleaned and is closed: %s", self.name, error)
             fault = fault_of(error)
-            note_end("lost" if fault is Fault.LOST else "reset_failed")
+            history.note_end("lost" if fault is Fault.LOST else "reset_failed")
             if fault is Fault.FULL:  # at its account's limit even change_user is refused
                 self.pressure.rise()
         except BaseException:  # an interrupt, such as gevent's Timeout
-            note_end("interrupted")
+            history.note_end("interrupted")
             raise
         finally:
             self._end(lease, keep=keep, keep_in_scope=discard)
