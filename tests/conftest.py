@@ -168,10 +168,11 @@ def server_of_a_test_case(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_left_out(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Each test but a unit test finds a server and an empty pool, and returns what it took."""
+    """Each test but a unit test finds a server and an empty pool, and returns what it took; all is counted."""
     from django.db import connections
 
-    from django_mysqlpool import close_pool, pool_status
+    from django_mysqlpool import close_pool, pool_statistics, pool_status
+    from tests.helpers import wrong_sums
 
     if request.node.get_closest_marker("unit"):
         before = pool_status().keys()
@@ -181,9 +182,12 @@ def nothing_left_out(request: pytest.FixtureRequest) -> Iterator[None]:
     request.getfixturevalue("database")
     yield
     connections.close_all()
-    out = {name: status["out"] for name, status in pool_status().items() if status["out"]}
+    statistics = pool_statistics()
+    out = {name: counts["out"] for name, counts in statistics.items() if counts["out"]}
     close_pool()
     assert not out, f"connections are still out: {out}"
+    wrong = {name: found for name, counts in statistics.items() if (found := wrong_sums(counts))}
+    assert not wrong, f"statistics do not add up: {wrong}"
 
 
 @pytest.fixture(scope="module")

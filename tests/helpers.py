@@ -88,6 +88,18 @@ def status_of(wrapper) -> dict:
     return pool_status()[name]
 
 
+def wrong_sums(counts: dict[str, Any]) -> list[str]:
+    """What does not add up in the statistics of a pool."""
+    wrong = []
+    if counts["opened"] != sum(counts["closed"].values()) + counts["open"]:
+        wrong.append(f"opened: {counts}")
+    if counts["checkouts"] != counts["checkins"] + counts["out"]:
+        wrong.append(f"checkouts: {counts}")
+    if counts["open"] != counts["idle"] + counts["out"]:
+        wrong.append(f"open: {counts}")
+    return wrong
+
+
 def fetch(wrapper, sql: str) -> list[tuple[Any, ...]]:
     with wrapper.cursor() as cursor:
         cursor.execute(sql)

@@ -29,7 +29,18 @@ from django_mysqlpool.mysqlpool.backend.pools import pool_holders
 from django_mysqlpool.mysqlpool.log import tell
 from django_mysqlpool.mysqlpool.pool import trace
 from django_mysqlpool.mysqlpool.pool.maintenance import PoolMaintenance
-from tests.helpers import backend_pid, discard, eventually, fetch, hold_at_once, holds, look, mysqlclient_only, status_of
+from tests.helpers import (
+    backend_pid,
+    discard,
+    eventually,
+    fetch,
+    hold_at_once,
+    holds,
+    look,
+    mysqlclient_only,
+    status_of,
+    wrong_sums,
+)
 
 pytestmark = [pytest.mark.python, pytest.mark.sqlalchemy, pytest.mark.driver, pytest.mark.server]
 
@@ -38,18 +49,6 @@ HISTOGRAMS = {"wait_time": "checkouts", "use_time": "checkins", "connect_time": 
 
 def statistics_of(wrapper: Any) -> dict[str, Any]:
     return pool_statistics()[wrapper.pool.name]
-
-
-def wrong_sums(counts: dict[str, Any]) -> list[str]:
-    """What does not add up."""
-    wrong = []
-    if counts["opened"] != sum(counts["closed"].values()) + counts["open"]:
-        wrong.append(f"opened: {counts}")
-    if counts["checkouts"] != counts["checkins"] + counts["out"]:
-        wrong.append(f"checkouts: {counts}")
-    if counts["open"] != counts["idle"] + counts["out"]:
-        wrong.append(f"open: {counts}")
-    return wrong
 
 
 def assert_all_adds_up(wrapper: Any) -> dict[str, Any]:
