@@ -21,6 +21,7 @@ from django_mysqlpool import (
     auto_close_db,
     close_pool,
     drain_pool,
+    hold_connection,
     pool_statistics,
     pool_status,
     resize_pool,
@@ -153,18 +154,22 @@ def interrupt_a_statement(wrapper: Any) -> None:
     wrapper.close()
 
 
-def killed(wrapper: Any, observer: Any, *, in_use: bool) -> None:
-    pid = backend_pid(wrapper)
-    if not in_use:
-        wrapper.close()
+def kill(pid: int, wrapper: Any, observer: Any) -> None:
     observer.query(f"KILL {pid}")
     eventually(lambda: observer.connections_of(wrapper.settings_dict["USER"]), lambda ids: pid not in ids)
-    if in_use:
+
+
+def kill_in_use(wrapper: Any, observer: Any) -> None:
+    with hold_connection(wrapper.alias):
+        kill(backend_pid(wrapper), wrapper, observer)
         with pytest.raises(DatabaseError):
             fetch(wrapper, "SELECT 1")
-        wrapper.close()
-    else:
-        look(wrapper.alias)
+    wrapper.close()
+
+
+def kill_idle(wrapper: Any, observer: Any) -> None:
+    kill(look(wrapper.alias), wrapper, observer)
+    look(wrapper.alias)
 
 
 def expire(wrapper: Any, _: Any) -> None:
@@ -180,10 +185,11 @@ def be_idle(wrapper: Any, _: Any) -> None:
 
 
 def be_refused(wrapper: Any, _: Any) -> None:
-    backend_pid(wrapper)
-    lease = wrapper.lease
-    lease.session.origin = lease.session.origin._replace(created_at=lease.session.origin.created_at - 60)
-    lease.pool.pressure.rise()
+    with hold_connection(wrapper.alias):
+        backend_pid(wrapper)
+        session = wrapper.lease.session
+        session.origin = session.origin._replace(created_at=session.origin.created_at - 60)
+        wrapper.pool.pressure.rise()
     wrapper.close()
 
 
@@ -246,8 +252,8 @@ ENDS: dict[str, tuple[Callable[[Any, Any], None], str, dict[str, Any]]] = {
     "expired": (expire, "expired", {}),
     "idle": (be_idle, "idle", {}),
     "another process is refused": (be_refused, "yielded", {}),
-    "killed while idle": (lambda wrapper, observer: killed(wrapper, observer, in_use=False), "lost", {}),
-    "killed in use": (lambda wrapper, observer: killed(wrapper, observer, in_use=True), "lost", {}),
+    "killed while idle": (kill_idle, "lost", {}),
+    "killed in use": (kill_in_use, "lost", {}),
     "unsalvageable": (hold_what_no_reset_clears, "unsalvageable", {}),
     "rows left": (leave_rows, "reset_failed", {}),
     "closed in a block": (close_in_a_block, "discarded", {}),
