@@ -2,9 +2,10 @@
 
 To use it, set ``ENGINE = "django_mysqlpool.backends.mysqlpool"`` and put
 ``"django_mysqlpool.middleware.ConnectionReleaseMiddleware"`` first into ``MIDDLEWARE``. Importing this package opens no
-connection, starts no thread and needs no settings.
+connection, starts no thread and needs no settings; it registers the system checks.
 """
 
+from . import checks  # noqa: F401  (importing registers them)
 from .mysqlpool.backend.holding import hold_connection
 from .mysqlpool.backend.pools import close_pool, drain_pool, pool_statistics, pool_status, resize_pool
 from .mysqlpool.errors import PoolTimeout, PreviousStatementLost

@@ -222,6 +222,11 @@ class Snapshot(dict):
 class CustomPool(sqlalchemy.pool.QueuePool):
     """A pool class of the user's own."""
 
+    def __init__(self, creator: Any, fussy: bool = False, **arguments: Any) -> None:
+        if fussy:
+            raise ValueError("fussy")
+        super().__init__(creator, **arguments)
+
 
 def discard(error: Exception, alias: str) -> bool:
     return True

@@ -177,6 +177,7 @@ SECRET_KEY = "of a project with a wrong setting"
 ROOT_URLCONF = "urls"
 ALLOWED_HOSTS = ["*"]
 INSTALLED_APPS = os.environ.get("APPS", "").split()
+MIDDLEWARE = os.environ.get("MIDDLEWARE", "").split()
 STOCK, POOLED = "django.db.backends.mysql", "django_mysqlpool.backends.mysqlpool"
 def entry(alias):
     wrong = {"pool": {"pool_siz": 1}} if os.environ["WRONG"] == alias else {}
@@ -186,7 +187,7 @@ DATABASES = {alias: entry(alias) for alias in ("default", "other")}
 """
 STEPS = """
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.core.wsgi import get_wsgi_application
 from django.db import connections
 for name, step in (
@@ -196,12 +197,13 @@ for name, step in (
 ):
     try:
         step()
-    except ImproperlyConfigured as error:
+    except (ImproperlyConfigured, CommandError) as error:
         assert "has the key 'pool_siz'" in str(error), error
         print(name)
         break
 """
 MODELS = "django.contrib.contenttypes django.contrib.auth"
+MIDDLEWARE = "django_mysqlpool.middleware.ConnectionReleaseMiddleware"
 
 
 class TestWhenWrongSettingsAreFound:
@@ -225,6 +227,10 @@ class TestWhenWrongSettingsAreFound:
 
     def test_of_the_default_alias_when_the_process_starts(self, found_at):
         assert found_at(WRONG="default", APPS=MODELS) == "start"
+
+    def test_of_any_alias_when_the_process_starts_with_the_middleware(self, found_at):
+        assert found_at(WRONG="default", MIDDLEWARE=MIDDLEWARE) == "start"
+        assert found_at(WRONG="other", STOCK="default", MIDDLEWARE=MIDDLEWARE) == "start"
 
     def test_of_another_by_the_checks(self, found_at):
         assert found_at(WRONG="other", APPS=MODELS) == "check"
@@ -261,14 +267,18 @@ class TestErrors:
 
 
 def our_checks() -> list[Any]:
-    return [check for check in registry.get_checks(True) if check.__module__ == "django_mysqlpool.checks"]
+    return [check for check in registry.get_checks(True) if check.__module__.startswith("django_mysqlpool.checks.")]
+
+
+def source_of_checks() -> str:
+    return "".join(file.read_text() for file in sorted((ROOT / "django_mysqlpool" / "checks").glob("*.py")))
 
 
 class TestChecks:
     text = page("docs/checks.md")
 
     def test_each_has_a_section_with_its_words(self):
-        source = inspect.getsource(import_module("django_mysqlpool.checks"))
+        source = source_of_checks()
         sections = re.findall(r"\n## django_mysqlpool\.(\w+)\n\n> (.*)\n", self.text)
         assert {number for number, _ in sections} == set(re.findall(r'id="django_mysqlpool\.(\w+)"', source))
         assert len(our_checks()) == len(set(re.findall(r"def (check_\w+)", source)))
@@ -278,7 +288,7 @@ class TestChecks:
     def test_each_is_linked_to_by_its_own_hint(self):
         for number in re.findall(r"\n## django_mysqlpool\.(\w+)\n", self.text):
             assert f"({number.lower()})=\n" in self.text
-            assert f"#{number.lower()}" in page("django_mysqlpool/checks.py")
+            assert f"#{number.lower()}" in source_of_checks()
 
 
 class TestStatus:
@@ -383,7 +393,7 @@ class TestWhatPagesName:
     def test_exists_in_the_package(self, file):
         for path in paths(file.read_text()):
             if re.fullmatch(r"django_mysqlpool\.[EW]\d{3}", path):
-                assert path in page("django_mysqlpool/checks.py")
+                assert path in source_of_checks()
             elif not path.startswith("django_mysqlpool.backends.mysqlpool_gis"):  # which loads GDAL
                 assert can_be_imported(path), path
 

@@ -16,7 +16,7 @@ from django.test import override_settings
 from django_mysqlpool.mysqlpool.backend import other_names
 from django_mysqlpool.mysqlpool.backend import settings as settings_module
 from django_mysqlpool.mysqlpool.backend.settings import pool_classes, pool_options
-from tests.helpers import CustomPool, backend_pid, status_of
+from tests.helpers import CustomPool, backend_pid, discard, status_of
 
 pytestmark = [pytest.mark.django, pytest.mark.sqlalchemy]
 
@@ -147,7 +147,15 @@ WRONG = [
     ({"pool_class": "collections.OrderedDict"}, "which is not a pool class of SQLAlchemy"),
     ({"pool_class": 5}, "is 5, which is not a pool class of SQLAlchemy"),
     ({"pool_class": "NullPool", "pool_size": 5}, "has the key 'pool_size', which NullPool does not know"),
-    ({"logging_name": 5, "echo": "loud", "events": 7}, "refuses its arguments"),
+    ({"logging_name": 5}, r"['logging_name'] is 5; it must be None or a string"),
+    ({"echo": "loud"}, r"['echo'] is 'loud'; it must be True, False or 'debug'"),
+    ({"events": 7}, r"['events'] is 7; it must be a list of pairs (function, name of an event of SQLAlchemy's pools)"),
+    ({"events": [("connect", len)]}, "it must be a list of pairs (function, name of an event"),
+    (
+        {"events": [(discard, "conect"), (discard, "checkin")]},
+        r"['events'] names the event 'conect', which SQLAlchemy's pools do not have. Did you mean 'connect'? Known events:",
+    ),
+    ({"pool_class": "tests.helpers.CustomPool", "pool_size": 2, "fussy": True}, "CustomPool refuses its arguments: fussy"),
     ("yes", "OPTIONS['pool'] is 'yes'; it must be True, False or a dict"),
 ]
 
@@ -197,6 +205,38 @@ class TestErrors:
         ):
             assert told.count(part) == 1
         assert told.count("(database alias 'shop')") == 1
+
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [(None, "OPTIONS is None; it must be a dict."), ([("passwd", "hidden")], "OPTIONS is a list; it must be a dict.")],
+    )
+    def test_options_that_are_none(self, options, told):
+        with pytest.raises(ImproperlyConfigured) as caught:
+            read(OPTIONS=options)
+        assert str(caught.value) == f"{told} (database alias 'shop')"
+
+    @pytest.mark.parametrize("key", ["connect_timeout", "read_timeout", "write_timeout"])
+    @pytest.mark.parametrize(
+        ("driver", "value", "words"),
+        [
+            ("mysqlclient", "10", "a whole number of seconds"),
+            ("mysqlclient", 1.5, "a whole number of seconds"),
+            ("mysqlclient", None, "a whole number of seconds"),
+            ("PyMySQL", "10", "a number of seconds above 0"),
+            ("PyMySQL", 0, "a number of seconds above 0"),
+        ],
+    )
+    def test_timeouts_of_the_driver(self, key, driver, value, words):
+        with pytest.raises(ImproperlyConfigured) as caught:
+            pool_options("shop", {"OPTIONS": {key: value}}, driver)
+        assert f"OPTIONS['{key}'] is {value!r}; it must be " in str(caught.value)
+        assert words in str(caught.value)
+
+    def test_timeouts_that_the_driver_takes(self):
+        assert pool_options("shop", {"OPTIONS": {"connect_timeout": 10, "read_timeout": 0}}) is not None
+        pymysql = {"connect_timeout": 1.5, "read_timeout": None, "write_timeout": 2}
+        assert pool_options("shop", {"OPTIONS": pymysql}, "PyMySQL") is not None
+        assert pool_options("shop", {"OPTIONS": {"pool": False, "read_timeout": "x"}}) is None
 
     @pytest.mark.parametrize("max_age", [None, 60])
     def test_persistent_connections_are_refused_in_djangos_words(self, max_age):

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import ThreadSensitiveContext
 
+from django_mysqlpool.checks.requests import asgi_wrappers
 from django_mysqlpool.mysqlpool import compat
-from django_mysqlpool.mysqlpool.backend.aliases import import_pool
+from django_mysqlpool.mysqlpool.backend.aliases import import_pool, refuse_wrong_options
 from django_mysqlpool.mysqlpool.backend.pools import close_pool
 from django_mysqlpool.mysqlpool.backend.scope import Scope
 
 from . import signals
+from .applications import require_asgi
 from .threads import Loan, WarmThreads
 
 if TYPE_CHECKING:
@@ -50,12 +52,17 @@ class ConnectionReleaseASGI:
         and ``close_old_connections``, by one that calls them in the request's thread only if they have something to do: if
         ``DEBUG`` is on, or an alias is not pooled. That saves a request one of three changes of threads. Default ``True``
     :raises ValueError: if ``threads`` is not a whole number of 1 or more
+    :raises TypeError: if ``application`` is no ASGI application of version 3, but a WSGI application for instance
+    :raises django.core.exceptions.ImproperlyConfigured: if the pool options of an alias are wrong
     """
 
     def __init__(self, application: Application, threads: int = DEFAULT_THREADS, *, replace_receivers: bool = True) -> None:
         if not isinstance(threads, int) or threads < 1:
             raise ValueError(f"threads is {threads!r}; it must be a whole number, 1 or more")
+        require_asgi(application)
+        refuse_wrong_options()
         import_pool()
+        asgi_wrappers.add(self)
         self.application = application
         self.threads = WarmThreads(threads)
         if replace_receivers:

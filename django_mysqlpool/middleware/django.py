@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any
 from weakref import ref
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from asgiref.sync import SyncToAsync, iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.http import FileResponse, HttpRequest
 from django.http.response import HttpResponseBase, StreamingHttpResponse
 
 from django_mysqlpool import checks
-from django_mysqlpool.mysqlpool.backend.aliases import import_pool
-from django_mysqlpool.mysqlpool.backend.scope import Scope
+from django_mysqlpool.mysqlpool.backend.aliases import import_pool, refuse_wrong_options
+from django_mysqlpool.mysqlpool.backend.scope import Scope, current_scope
 from django_mysqlpool.mysqlpool.log import logger
 from django_mysqlpool.threading_utils.work import end_from_event_loop
 
@@ -32,19 +32,24 @@ class ConnectionReleaseMiddleware:
 
     :param get_response: the next middleware or the view; Django passes it. Both synchronous and asynchronous ones are
         supported.
-    :raises django.core.exceptions.ImproperlyConfigured: if ``MYSQLPOOL_OVERLOAD_HANDLER`` is wrong
+    :raises django.core.exceptions.ImproperlyConfigured: if the pool options of an alias, or ``MYSQLPOOL_OVERLOAD_HANDLER``,
+        are wrong
     """
 
     sync_capable = True
     async_capable = True
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        refuse_wrong_options()
         import_pool()
         overload.handler()  # raises if the setting is wrong
-        for message in checks.check_engines():  # which no check has told if no engine of ours was loaded
-            logger.warning("%s %s", message.msg, message.hint)
+        for message in (*checks.check_engines(), *checks.check_pool_classes()):  # a web server runs no checks
+            if not message.is_silenced():
+                logger.warning("%s %s", message.msg, message.hint)
         self.get_response = get_response
         self.is_async = iscoroutinefunction(get_response)
+        #: True until the first request has shown if ``ConnectionReleaseASGI`` is around the application.
+        self._must_look_for_wrapper = self.is_async
         if self.is_async:
             markcoroutinefunction(self)
 
@@ -64,6 +69,9 @@ class ConnectionReleaseMiddleware:
         return _with_stream_released(response, request) if response.streaming else response
 
     async def _respond_async(self, request: HttpRequest) -> HttpResponseBase:
+        if self._must_look_for_wrapper:
+            self._must_look_for_wrapper = False
+            _warn_if_not_wrapped()
         with Scope(partial(request_line, request)) as scope:
             try:
                 response: HttpResponseBase = await self.get_response(request)
@@ -74,6 +82,15 @@ class ConnectionReleaseMiddleware:
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponseBase | None:
         """Answer a ``PoolTimeout`` of the view's as overload; Django calls this."""
         return overload.answer(request, exception)
+
+
+def _warn_if_not_wrapped() -> None:
+    # Django's ASGI handler enters a ThreadSensitiveContext; the test client, which needs no wrapper, does not.
+    if SyncToAsync.thread_sensitive_context.get(None) is not None and current_scope() is None:
+        logger.warning(
+            "The ASGI application is not wrapped in ConnectionReleaseASGI: each request starts a thread for its "
+            "synchronous code. See the check W013."
+        )
 
 
 def request_line(request: HttpRequest) -> str:

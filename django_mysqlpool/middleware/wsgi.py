@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from weakref import ref
 
-from django_mysqlpool.mysqlpool.backend.aliases import import_pool
+from django_mysqlpool.mysqlpool.backend.aliases import import_pool, refuse_wrong_options
 from django_mysqlpool.mysqlpool.backend.scope import Scope
+
+from .applications import require_wsgi
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -21,9 +23,13 @@ class ConnectionReleaseWSGI:
     `PEP 3333 <https://peps.python.org/pep-3333/#specification-details>`_ makes the server call after each request.
 
     :param application: the WSGI application to wrap
+    :raises TypeError: if that is no WSGI application, but an ASGI application for instance
+    :raises django.core.exceptions.ImproperlyConfigured: if the pool options of an alias are wrong
     """
 
     def __init__(self, application: Application) -> None:
+        require_wsgi(application)
+        refuse_wrong_options()
         import_pool()
         self.application = application
 

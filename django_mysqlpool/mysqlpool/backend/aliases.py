@@ -8,6 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import ref
 
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.db.utils import load_backend
 
@@ -171,6 +173,16 @@ def _name(params: Mapping[str, Any]) -> str:
     return f"{params.get('user', '')}@{place}/{params.get('database', '')}"
 
 
+def refuse_wrong_options() -> None:
+    """Raise the error about the first alias whose options are wrong, for a server that starts.
+
+    :raises django.core.exceptions.ImproperlyConfigured: if there is one
+    """
+    if django_settings.configured:  # an application of another framework may come first
+        for alias in filter(_is_pooled_engine, connections):
+            cast("PooledWrapper", connections[alias]).refuse_wrong_options()
+
+
 def are_all_pooled() -> bool:
     """True if each alias of ``DATABASES`` is pooled."""
     return all(map(_is_pooled, tuple(connections.settings.values())))
@@ -179,6 +191,14 @@ def are_all_pooled() -> bool:
 def _is_pooled(entry: Mapping[str, Any]) -> bool:
     wrapper_class = load_backend(entry["ENGINE"]).DatabaseWrapper
     return issubclass(wrapper_class, PooledWrapper) and entry["OPTIONS"].get("pool", True) is not False
+
+
+def _is_pooled_engine(alias: str) -> bool:
+    try:
+        wrapper_class = load_backend(connections.settings[alias]["ENGINE"]).DatabaseWrapper
+    except ImproperlyConfigured:  # which Django tells where the alias is used
+        return False
+    return issubclass(wrapper_class, PooledWrapper)
 
 
 def forget_unwanted() -> None:

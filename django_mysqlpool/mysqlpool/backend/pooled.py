@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS
 from django.db.backends.base.base import NO_DB_ALIAS
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from django.db.backends.mysql.base import DatabaseWrapper
 
     from django_mysqlpool.mysqlpool.drivers.base import Driver
+    from django_mysqlpool.mysqlpool.options import PoolOptions
     from django_mysqlpool.mysqlpool.pool.connection import Lease
     from django_mysqlpool.mysqlpool.pool.pool import Pool
 
@@ -62,7 +64,11 @@ class PooledWrapper(_Base):
         super().__init__(settings_dict, alias)
         del settings_dict  # an error about the options shows this frame's variables
         #: ``None``: not pooled, as is Django's connection without a database, which creates and drops test databases.
-        self.pool_options = None if alias == NO_DB_ALIAS else pool_options(alias, self.settings_dict)
+        self.pool_options: PoolOptions | None = None
+        #: What is wrong with the options, if that is told when the wrapper is asked to connect.
+        self.wrong_options: str | None = None
+        if alias != NO_DB_ALIAS:
+            self._read_options()
         #: ``None``: the connection stays until the request ends, or Django closes it.
         self.release: ReleasePolicy | None = None
         if self.pool_options is not None and self.pool_options.releases_per_transaction:
@@ -82,6 +88,26 @@ class PooledWrapper(_Base):
         self.bound: tuple[tuple[Any, ...], Pool] | None = None
         #: What Django knows about the server: the same object as the pool's while it is up to date.
         self.known_facts: dict[str, Any] | None = None
+
+    def _read_options(self) -> None:
+        try:
+            self.pool_options = pool_options(self.alias, self.settings_dict, self.driver.name)
+        except ImproperlyConfigured as error:
+            from .refusal import is_told_later
+
+            if not is_told_later():
+                raise
+            self.wrong_options = str(error)
+
+    def refuse_wrong_options(self) -> None:
+        """Raise the error about the options, if they are wrong.
+
+        :raises django.core.exceptions.ImproperlyConfigured: if they are
+        """
+        if self.wrong_options is not None:
+            from .refusal import WrongOptions
+
+            raise WrongOptions(self.wrong_options)
 
     def is_of_this_thread(self) -> bool:
         """True if the calling thread has made it."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -21,87 +20,49 @@ from django_mysqlpool.mysqlpool.log import say
 from django_mysqlpool.mysqlpool.options import PoolOptions
 
 from .other_names import suggest
+from .rules import DRIVER_OPTIONS, DRIVER_RULES, RULES, event_names, mistakes
 
 DEFAULT_POOL_CLASS = "QueuePool"
 
 
-@dataclass(frozen=True)
-class _Rule:
-    """Which values an option accepts: a predicate, and the words for the error."""
-
-    accepts: Callable[[Any], bool]
-    words: str
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-_SECONDS = _Rule(lambda v: _is_number(v) and v >= 0, "a number of seconds, 0 or more")
-_COUNT = _Rule(lambda v: _is_whole(v) and v >= 0, "a whole number, 0 or more")
-_BOOLEAN = _Rule(lambda v: isinstance(v, bool), "True or False")
-
-_RULES: dict[str, _Rule] = {
-    "pool_size": _COUNT,
-    "max_overflow": _Rule(lambda v: _is_whole(v) and v >= -1, "a whole number, 0 or more, or -1 for no limit"),
-    "timeout": _SECONDS,
-    "use_lifo": _BOOLEAN,
-    "max_waiting": _Rule(lambda v: v is None or _COUNT.accepts(v), "None or a whole number, 0 or more"),
-    "idle_timeout": _SECONDS,
-    "min_idle": _COUNT,
-    "recycle": _Rule(
-        lambda v: v is None or v == -1 or (_is_number(v) and v > 0),
-        "a number of seconds above 0, -1 for no limit, or None to follow the server's wait_timeout",
-    ),
-    "ping_after": _SECONDS,
-    "pre_ping": _BOOLEAN,
-    "reset": _Rule(lambda v: v in ("dirty", "always"), "'dirty' or 'always'"),
-    "release": _Rule(lambda v: v in ("request", "transaction"), "'request' or 'transaction'"),
-    "leak_after": _Rule(lambda v: v is None or (_is_number(v) and v > 0), "None or a number of seconds above 0"),
-    "discard_on_error": _Rule(
-        lambda v: v is None or isinstance(v, str), "None or the dotted path of a function (error, alias)"
-    ),
-    "reset_on_return": _Rule(
-        lambda v: v in ("rollback", True, None, False),
-        "'rollback' or None (what was left open is rolled back in any case, never committed)",
-    ),
-    "use_threadlocal": _BOOLEAN,
-}
-
-#: The options that are known without a look at a pool class.
-OPTION_NAMES = frozenset(_RULES)
+#: The names of all options of our own pool.
+OPTION_NAMES = frozenset(RULES)
+# SQLAlchemy has to be asked for the names of its events.
+_KNOWN_WITHOUT_SQLALCHEMY = OPTION_NAMES - {"events"}
 
 # The package's own keys. All others are arguments of the pool class.
 _OWN = {"recycle", "ping_after", "pre_ping", "reset", "release", "leak_after", "discard_on_error", "use_threadlocal"}
 
 
-def pool_options(alias: str, settings_dict: Mapping[str, Any]) -> PoolOptions | None:
+def pool_options(alias: str, settings_dict: Mapping[str, Any], driver: str = "mysqlclient") -> PoolOptions | None:
     """Read and check the options of an alias.
 
     :param alias: the database alias, for messages
     :param settings_dict: the alias' entry of ``DATABASES``
+    :param driver: the driver's name, as ``Driver.name`` has it; its timeouts are checked too
     :returns: the options; ``None`` if ``OPTIONS["pool"]`` is ``False``, that is, if the alias is not pooled
     :raises django.core.exceptions.ImproperlyConfigured: if an option is wrong. The message names alias, key, value and the
         accepted values.
     """
-    given = settings_dict["OPTIONS"].get("pool", True)
+    options = settings_dict["OPTIONS"]
+    if not isinstance(options, Mapping):
+        told = None if options is None else f"a {type(options).__name__}"  # which may have a password
+        raise ImproperlyConfigured(f"OPTIONS is {told}; it must be a dict. (database alias {alias!r})")
+    given = options.get("pool", True)
     if given is False:
         return None
+    timeouts = {name: options[name] for name in DRIVER_OPTIONS if name in options}
     site = compat.settings_object()
     backend = getattr(site, "MYSQLPOOL_BACKEND", None)
     arguments = getattr(site, "MYSQLPOOL_ARGUMENTS", None)
     max_age = settings_dict.get("CONN_MAX_AGE", 0)
-    del settings_dict  # it has the password, and error pages show this frame's variables
-    inputs: tuple[Any, ...] = (given, backend, arguments, max_age)
+    del settings_dict, options  # they may have a password, and error pages show this frame's variables
+    inputs: tuple[Any, ...] = (given, backend, arguments, max_age, timeouts)
     remembered = _remembered.get(alias)
     if remembered is None or remembered[0] != inputs:
         # Each thread has a wrapper of its own, but the settings are only checked once.
         inputs = tuple(dict(value) if isinstance(value, Mapping) else value for value in inputs)
-        remembered = _remembered[alias] = (inputs, _Reader(alias).read(*inputs))
+        remembered = _remembered[alias] = (inputs, _Reader(alias, driver).read(*inputs))
     return remembered[1]
 
 
@@ -167,11 +128,12 @@ def forget_all_but(aliases: Collection[str]) -> None:
 class _Reader:
     """Reads and checks the options of one alias. What is wrong is told in one error."""
 
-    def __init__(self, alias: str) -> None:
+    def __init__(self, alias: str, driver: str) -> None:
         self.alias = alias
+        self.driver = driver
         self._mistakes: list[str] = []
 
-    def read(self, given: Any, backend: Any, arguments: Any, max_age: Any) -> PoolOptions:
+    def read(self, given: Any, backend: Any, arguments: Any, max_age: Any, timeouts: dict[str, Any]) -> PoolOptions:
         if max_age != 0:
             # The words of Django's PostgreSQL backend, for the same mistake.
             self._mistakes.append(
@@ -179,17 +141,30 @@ class _Reader:
                 f"CONN_MAX_AGE is {max_age!r}; leave it out or set it to 0. "
                 "How long a connection lives is the pool's 'recycle'."
             )
+        self._mistakes.extend(mistakes("OPTIONS", timeouts, DRIVER_RULES[self.driver]))
         own = self._mapping("OPTIONS['pool']", {} if given is True or given is None else given, "True, False or a dict")
         common = self._mapping("MYSQLPOOL_ARGUMENTS", arguments or {}, "a dict")
-        if backend in (None, "", DEFAULT_POOL_CLASS) and own.keys() | common.keys() <= OPTION_NAMES:
+        if backend in (None, "", DEFAULT_POOL_CLASS) and own.keys() | common.keys() <= _KNOWN_WITHOUT_SQLALCHEMY:
             # All of it is known here, without SQLAlchemy, which is imported with the first pool.
-            self._check_values("MYSQLPOOL_ARGUMENTS", common)
-            self._check_values("OPTIONS['pool']", own)
-            self._raise_if_wrong()
+            self._check_values(common, own)
             return self._options(None, {**common, **own})
         return self._of_class(own, common, backend or DEFAULT_POOL_CLASS)
 
-    def _raise_if_wrong(self) -> None:
+    def _check_events(self, where: str, values: dict[str, Any]) -> None:
+        """Look for names of events that SQLAlchemy does not have: its error would name neither alias nor key."""
+        events = values.get("events")
+        if events and RULES["events"].accepts(events):
+            known = event_names()
+            self._mistakes.extend(
+                f"{where}['events'] names the event {name!r}, which SQLAlchemy's pools do not have."
+                f"{suggest(name, known)} Known events: {', '.join(known)}."
+                for _, name in events
+                if name not in known
+            )
+
+    def _check_values(self, common: dict[str, Any], own: dict[str, Any]) -> None:
+        self._mistakes.extend(mistakes("MYSQLPOOL_ARGUMENTS", common, RULES))
+        self._mistakes.extend(mistakes("OPTIONS['pool']", own, RULES))
         if self._mistakes:
             raise self._error()
 
@@ -201,9 +176,9 @@ class _Reader:
             pool_class = self._pool_class("OPTIONS['pool']['pool_class']", own.pop("pool_class"))
         self._check_keys("MYSQLPOOL_ARGUMENTS", common, default_class)
         self._check_keys("OPTIONS['pool']", own, pool_class)
-        self._check_values("MYSQLPOOL_ARGUMENTS", common)
-        self._check_values("OPTIONS['pool']", own)
-        self._raise_if_wrong()
+        self._check_events("MYSQLPOOL_ARGUMENTS", common)
+        self._check_events("OPTIONS['pool']", own)
+        self._check_values(common, own)
         # If an alias has a class of its own, only the keys of MYSQLPOOL_ARGUMENTS that this class knows apply to it.
         known = pool_classes().known_keys(pool_class) | _OWN
         options = self._options(pool_class, {k: v for k, v in common.items() if k in known} | own)
@@ -263,12 +238,6 @@ class _Reader:
                     f"{where} has the key {key!r}, which {_name_of(pool_class)} does not know."
                     f"{told} Known keys: {', '.join(sorted(known))}."
                 )
-
-    def _check_values(self, where: str, values: dict[str, Any]) -> None:
-        for key, value in values.items():
-            rule = _RULES.get(key)
-            if rule is not None and not rule.accepts(value):
-                self._mistakes.append(f"{where}[{key!r}] is {value!r}; it must be {rule.words}.")
 
     def _error(self, *sentences: str) -> ImproperlyConfigured:
         """An error that tells these mistakes, and those before."""

@@ -47,7 +47,8 @@ class PooledDatabaseMixin(PooledWrapper):
         class DatabaseWrapper(PooledDatabaseMixin, base.DatabaseWrapper):
             pass
 
-    :raises django.core.exceptions.ImproperlyConfigured: when a wrapper is made, if the pool options of its alias are wrong
+    :raises django.core.exceptions.ImproperlyConfigured: when a wrapper is made, if the pool options of its alias are wrong;
+        in a management command when it is asked to connect
     """
 
     release: TransactionRelease | None
@@ -75,6 +76,7 @@ class PooledDatabaseMixin(PooledWrapper):
     # Connecting
 
     def get_connection_params(self) -> dict[str, Any]:
+        self.refuse_wrong_options()
         with WithoutFramesOf("django"):
             params = ConnectionParams(super().get_connection_params())
         params.pop("pool", None)
