@@ -73,10 +73,10 @@ def check_limits(databases: Sequence[str] | None = None, **kwargs: object) -> li
         if cap is not None and cap > limit:
             messages.append(
                 Warning(
-                    f"The cap of the database alias '{alias}' is {cap} connections, and the server allows {limit} ({name}).",
+                    f"The cap of the database alias '{alias}' is {cap} connections; the server allows {limit} ({name}).",
                     hint=(
-                        "Each process may have as many as the cap. Lower pool_size and max_overflow, so that the sum of all "
-                        f"processes stays below the limit, or raise that. See {DOCS}#w014"
+                        "Each process may have so many. Lower pool_size and max_overflow, so that all processes together "
+                        f"stay below the limit, or raise that. See {DOCS}#w014"
                     ),
                     id="django_mysqlpool.W014",
                 )
@@ -97,7 +97,7 @@ def check_recycle(databases: Sequence[str] | None = None, **kwargs: object) -> l
             f"recycle of the database alias '{alias}' is {options.recycle} s, and the server ends a session that was idle "
             f"for {server.wait_timeout} s (wait_timeout).",
             hint=(
-                "The server is quicker than the pool, which then finds a dead connection at checkout and opens another one. "
+                "The server is quicker than the pool, which finds a dead connection at checkout and opens another one. "
                 f"Leave recycle out: it follows wait_timeout. See {DOCS}#w015"
             ),
             id="django_mysqlpool.W015",
@@ -117,7 +117,7 @@ def _ask(alias: str) -> _Server:
         numbers = cursor.fetchone()
         cursor.execute("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
         row = cursor.fetchone()
-    return _Server(*numbers, cipher=row[1] if row else "")
+    return _Server._make((*numbers, row[1] if row else ""))
 
 
 def _asks_for_tls(options: Mapping[str, Any]) -> str | None:

@@ -52,7 +52,7 @@ def check_sizes(**kwargs: object) -> list[CheckMessage]:
                 Warning(
                     f"The pool of the database alias '{alias}' has no cap, because pool_size is 0.",
                     hint=(
-                        "0 is no limit, as it is in SQLAlchemy. For no pool set OPTIONS['pool'] to False; for no limit, set "
+                        "0 is no limit, as in SQLAlchemy. For no pool, set OPTIONS['pool'] to False; for no limit, set "
                         f"max_overflow to -1. See {DOCS}#w011"
                     ),
                     id="django_mysqlpool.W011",
@@ -64,8 +64,8 @@ def check_sizes(**kwargs: object) -> list[CheckMessage]:
                     f"The pool of the database alias '{alias}' may have {size + DEFAULT_OVERFLOW} connections, though "
                     f"pool_size is {size}.",
                     hint=(
-                        f"max_overflow is added to it, {DEFAULT_OVERFLOW} by default. For a cap of {size}, set max_overflow "
-                        f"to 0. See {DOCS}#w010"
+                        f"max_overflow is added to it, {DEFAULT_OVERFLOW} by default. For a cap of {size}, set it to 0. "
+                        f"See {DOCS}#w010"
                     ),
                     id="django_mysqlpool.W010",
                 )

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 from asgiref.sync import iscoroutinefunction
 
+Application = Callable[..., Any]
 
-def require_wsgi(application: object) -> None:
+
+def require_wsgi(application: Application) -> None:
     """Check what ``ConnectionReleaseWSGI`` is to wrap.
 
     :raises TypeError: if it is no WSGI application
     """
     _require_callable(application, "ConnectionReleaseWSGI")
     if _is_coroutine_function(application) or (_accepts(application, 3) and not _accepts(application, 2)):
-        raise TypeError(f"ConnectionReleaseWSGI got an ASGI application, {application!r}. Wrap it in ConnectionReleaseASGI.")
+        raise TypeError(f"ConnectionReleaseWSGI got an ASGI application, {application!r}. Use ConnectionReleaseASGI.")
     if not _accepts(application, 2):
         raise TypeError(f"ConnectionReleaseWSGI got {application!r}, which does not accept (environ, start_response).")
 
 
-def require_asgi(application: object) -> None:
+def require_asgi(application: Application) -> None:
     """Check what ``ConnectionReleaseASGI`` is to wrap.
 
     :raises TypeError: if it is no ASGI application, or one of ASGI's version 2
@@ -28,9 +32,9 @@ def require_asgi(application: object) -> None:
     if _accepts(application, 3):
         return
     if _accepts(application, 2) and not _is_coroutine_function(application):
-        raise TypeError(f"ConnectionReleaseASGI got a WSGI application, {application!r}. Wrap it in ConnectionReleaseWSGI.")
+        raise TypeError(f"ConnectionReleaseASGI got a WSGI application, {application!r}. Use ConnectionReleaseWSGI.")
     raise TypeError(
-        f"ConnectionReleaseASGI got {application!r}, which does not accept (scope, receive, send), as ASGI's version 3 has it."
+        f"ConnectionReleaseASGI got {application!r}, which does not accept (scope, receive, send), as in ASGI 3."
     )
 
 
@@ -39,14 +43,14 @@ def _require_callable(application: object, wrapper: str) -> None:
         raise TypeError(f"{wrapper} got {application!r}, which can't be called. It wraps an application, not its name.")
 
 
-def _is_coroutine_function(application: object) -> bool:
-    return iscoroutinefunction(application) or iscoroutinefunction(getattr(application, "__call__", None))
+def _is_coroutine_function(application: Any) -> bool:
+    return iscoroutinefunction(application) or iscoroutinefunction(application.__call__)
 
 
-def _accepts(application: object, number: int) -> bool:
+def _accepts(application: Application, number: int) -> bool:
     """True if it can be called with so many arguments, as far as is known."""
     try:
-        signature = inspect.signature(application)  # type: ignore[arg-type]  # (it is callable)
+        signature = inspect.signature(application)
     except ValueError:  # of some that are not written in Python
         return True
     try:

@@ -94,6 +94,6 @@ def mistakes(where: str, values: Mapping[str, Any], rules: Mapping[str, Rule]) -
 
 def event_names() -> list[str]:
     """The names of the events of SQLAlchemy's pools. This imports SQLAlchemy."""
-    from sqlalchemy.events import PoolEvents
+    from sqlalchemy.pool.events import PoolEvents
 
     return sorted(name for name, value in vars(PoolEvents).items() if callable(value) and not name.startswith("_"))
