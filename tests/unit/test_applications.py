@@ -96,7 +96,7 @@ def test_what_is_no_application(wrapper, value):
         wrapper(value)
 
 
-@pytest.mark.parametrize(("wrapper", "application"), [(ConnectionReleaseASGI, ASGI2), (ConnectionReleaseWSGI, lambda: None)])
-def test_what_takes_other_arguments(wrapper, application):
+@pytest.mark.parametrize(("wrapper", "value"), [(ConnectionReleaseASGI, ASGI2), (ConnectionReleaseWSGI, lambda: None)])
+def test_what_takes_other_arguments(wrapper, value):
     with pytest.raises(TypeError, match="which does not accept"):
-        wrapper(application)
+        wrapper(value)
