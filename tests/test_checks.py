@@ -181,6 +181,39 @@ class TestWhatWasMeantToBePooled:
         assert message.id == "django_mysqlpool.W009"
         assert "Did you mean 'MYSQLPOOL_ARGUMENTS'?" in message.hint
 
+    @pytest.mark.parametrize(
+        ("value", "why"),
+        [
+            ("no.such.function", "ModuleNotFoundError: No module named 'no'"),
+            ("tests.helpers.numbers", "TypeError: it is not a function but"),
+            (7, "it is no string"),
+            ("tests.helpers.discard", None),
+            (False, None),
+        ],
+    )
+    def test_the_overload_handler(self, value, why):
+        with override_settings(MYSQLPOOL_OVERLOAD_HANDLER=value, MYSQLPOOL_ARGUMENTS={}):
+            messages = self.messages()
+        assert [m.id for m in messages] == ([] if why is None else ["django_mysqlpool.E006"])
+        assert all(why in m.msg and repr(value) in m.msg for m in messages)
+
+    @pytest.mark.parametrize("key", ["POOL", "pool", "options"])
+    def test_keys_that_do_nothing_beside_djangos_engine(self, key, only):
+        only(ENGINE="django.db.backends.mysql", **{key: {"pool_size": 5}})
+        with override_settings(MIDDLEWARE=[]):
+            (message,) = self.messages()
+        assert message.msg == f"No database alias is pooled, though the settings have DATABASES['default']['{key}']."
+
+    @pytest.mark.parametrize("engine", ["django.db.backends.mysql", "django_mysqlpool.backends.mysqlpool"])
+    def test_options_that_are_none(self, engine, only):
+        only(ENGINE=engine, OPTIONS=None)
+        if engine.startswith("django_mysqlpool"):
+            with pytest.raises(ImproperlyConfigured, match="^OPTIONS is None"):
+                self.messages()
+        else:
+            with override_settings(MIDDLEWARE=[]):
+                assert self.messages() == []
+
     def test_a_project_that_serves_no_requests_needs_no_middleware(self, only):
         only(ENGINE="django_mysqlpool.backends.mysqlpool")
         with override_settings(MIDDLEWARE=[], ROOT_URLCONF=None):
@@ -189,9 +222,14 @@ class TestWhatWasMeantToBePooled:
             assert [m.id for m in self.messages()] == ["django_mysqlpool.W002"]
 
 
-def test_the_application_registers_the_checks(tmp_path):
+@pytest.mark.parametrize(
+    "line",
+    ["INSTALLED_APPS = ['django_mysqlpool']", "from django_mysqlpool import auto_close_db"],
+    ids=["the application", "any import"],
+)
+def test_where_no_alias_is_pooled_the_checks_are_registered_by(line, tmp_path):
     entry = "{'default': {'ENGINE': 'django.db.backends.mysql', 'NAME': 'shop', 'OPTIONS': {'pool': {}}}}"
-    (tmp_path / "a_site.py").write_text(f"DATABASES = {entry}\nSECRET_KEY = 'x'\nINSTALLED_APPS = ['django_mysqlpool']\n")
+    (tmp_path / "a_site.py").write_text(f"DATABASES = {entry}\nSECRET_KEY = 'x'\n{line}\n")
     path = os.pathsep.join((str(tmp_path), str(Path(__file__).parents[1])))
     environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "a_site", "PYTHONPATH": path}
     command = [sys.executable, "-W", "ignore", "-m", "django", "check", "--tag", "compatibility"]

@@ -15,7 +15,7 @@ from .options import (
     check_use_threadlocal,
     check_wrong_options,
 )
-from .requests import check_asgi_wrapper, check_middleware, check_pool_classes
+from .requests import check_asgi_wrapper, check_middleware, check_overload_handler, check_pool_classes
 from .timeouts import check_timeouts
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "check_gevent",
     "check_limits",
     "check_middleware",
+    "check_overload_handler",
     "check_places",
     "check_pool_classes",
     "check_pool_options",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from django.conf import settings
 from django.db import connections
 
+from django_mysqlpool.mysqlpool.backend.settings import function_at
 from django_mysqlpool.mysqlpool.options import PoolOptions
 
 MIDDLEWARE = "django_mysqlpool.middleware.ConnectionReleaseMiddleware"
@@ -30,3 +31,12 @@ def serves_requests() -> bool:
 def misplaced_keys(entry: Iterable[str]) -> list[str]:
     """The keys of an entry of ``DATABASES`` that are meant for ``OPTIONS["pool"]``. Django ignores them."""
     return [key for key in entry if key.lower() in {"pool", "options"} and key != "OPTIONS"]
+
+
+def why_not_importable(path: str) -> str | None:
+    """The error of importing the function at ``path``; ``None``: it can be imported."""
+    try:
+        function_at(path)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None

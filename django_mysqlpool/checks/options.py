@@ -7,9 +7,9 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import connections
 
 from django_mysqlpool.mysqlpool.backend.other_names import suggest
-from django_mysqlpool.mysqlpool.backend.settings import OPTION_NAMES, function_at
+from django_mysqlpool.mysqlpool.backend.settings import OPTION_NAMES
 
-from .common import DOCS, SETTINGS, misplaced_keys, pooled_aliases
+from .common import DOCS, SETTINGS, misplaced_keys, pooled_aliases, why_not_importable
 
 #: The defaults of ``pool_size`` and ``max_overflow``, which are SQLAlchemy's.
 DEFAULT_SIZE, DEFAULT_OVERFLOW = 5, 10
@@ -133,7 +133,7 @@ def check_discard_on_error(**kwargs: object) -> list[CheckMessage]:
             id="django_mysqlpool.E001",
         )
         for alias, options in pooled_aliases()
-        if options.discard_on_error is not None and (why := _why_not_importable(options.discard_on_error))
+        if options.discard_on_error is not None and (why := why_not_importable(options.discard_on_error))
     ]
 
 
@@ -184,11 +184,3 @@ def check_settings(**kwargs: object) -> list[CheckMessage]:
         for name in dir(settings)
         if name.startswith("MYSQLPOOL_") and name not in SETTINGS
     ]
-
-
-def _why_not_importable(path: str) -> str | None:
-    try:
-        function_at(path)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return None

@@ -6,10 +6,10 @@ from contextlib import suppress
 from weakref import WeakSet
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Tags, Warning, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.utils.module_loading import import_string
 
-from .common import DOCS, MIDDLEWARE, pooled_aliases, serves_requests
+from .common import DOCS, MIDDLEWARE, pooled_aliases, serves_requests, why_not_importable
 
 #: The ``ConnectionReleaseASGI`` objects of this process.
 asgi_wrappers: WeakSet[object] = WeakSet()
@@ -54,6 +54,28 @@ def check_middleware(**kwargs: object) -> list[CheckMessage]:
             )
         ]
     return []
+
+
+@register(Tags.compatibility)
+def check_overload_handler(**kwargs: object) -> list[CheckMessage]:
+    """Report a ``MYSQLPOOL_OVERLOAD_HANDLER`` with which no server starts (E006).
+
+    :param kwargs: not used
+    :returns: at most one error
+    """
+    setting = getattr(settings, "MYSQLPOOL_OVERLOAD_HANDLER", True)
+    if isinstance(setting, bool):
+        return []
+    why = why_not_importable(setting) if isinstance(setting, str) else "it is no string"
+    if why is None:
+        return []
+    return [
+        Error(
+            f"MYSQLPOOL_OVERLOAD_HANDLER is {setting!r}, which fails ({why}).",
+            hint=f"It must be True, False or the dotted path of a function (request, error). See {DOCS}#e006",
+            id="django_mysqlpool.E006",
+        )
+    ]
 
 
 @register(Tags.compatibility)

@@ -46,7 +46,8 @@ def pool_options(alias: str, settings_dict: Mapping[str, Any], driver: str = "my
     """
     options = settings_dict["OPTIONS"]
     if not isinstance(options, Mapping):
-        told = None if options is None else f"a {type(options).__name__}"  # which may have a password
+        told = None if options is None else f"a {type(options).__name__}"
+        del settings_dict, options  # they may have a password, and error pages show this frame's variables
         raise ImproperlyConfigured(f"OPTIONS is {told}; it must be a dict. (database alias {alias!r})")
     given = options.get("pool", True)
     if given is False:
@@ -56,7 +57,7 @@ def pool_options(alias: str, settings_dict: Mapping[str, Any], driver: str = "my
     backend = getattr(site, "MYSQLPOOL_BACKEND", None)
     arguments = getattr(site, "MYSQLPOOL_ARGUMENTS", None)
     max_age = settings_dict.get("CONN_MAX_AGE", 0)
-    del settings_dict, options  # they may have a password, and error pages show this frame's variables
+    del settings_dict, options  # likewise
     inputs: tuple[Any, ...] = (given, backend, arguments, max_age, timeouts)
     remembered = _remembered.get(alias)
     if remembered is None or remembered[0] != inputs:
