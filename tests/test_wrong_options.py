@@ -103,12 +103,16 @@ def first_line(text: str) -> str:
 
 
 class TestCommands:
-    @pytest.mark.skipif(django.VERSION >= (6, 1), reason="its checks of models connect before all checks are told")
     @pytest.mark.parametrize("wrong", ["default", "other"])
     @pytest.mark.parametrize("command", [["check"], ["dumpdata"], ["runserver", "--noreload", "1"]], ids=lambda c: c[0])
     def test_those_that_run_the_checks(self, project, command, wrong):
+        if django.VERSION >= (6, 1) and wrong == "other":
+            pytest.skip("its checks of models ask the server, which is not there")
         done = project.manage(*command, wrong=wrong)
         assert done.returncode == 1
+        if django.VERSION >= (6, 1):  # whose checks of models connect before any check is shown
+            assert done.stderr.startswith(f"WrongOptions: {SENTENCE}")
+            return
         assert first_line(done.stderr) == "SystemCheckError: System check identified some issues:"
         assert f"?: (django_mysqlpool.E004) {SENTENCE}" in done.stderr
         assert f"(database alias '{wrong}')" in done.stderr

@@ -24,11 +24,13 @@ from .rules import DRIVER_OPTIONS, DRIVER_RULES, RULES, event_names, mistakes
 
 DEFAULT_POOL_CLASS = "QueuePool"
 
-
 #: The names of all options of our own pool.
 OPTION_NAMES = frozenset(RULES)
 # SQLAlchemy has to be asked for the names of its events.
 _KNOWN_WITHOUT_SQLALCHEMY = OPTION_NAMES - {"events"}
+
+# For the driver's options that are not set; None is a value.
+_UNSET = (...,) * len(DRIVER_OPTIONS)
 
 # The package's own keys. All others are arguments of the pool class.
 _OWN = {"recycle", "ping_after", "pre_ping", "reset", "release", "leak_after", "discard_on_error", "use_threadlocal"}
@@ -45,14 +47,14 @@ def pool_options(alias: str, settings_dict: Mapping[str, Any], driver: str = "my
         accepted values.
     """
     options = settings_dict["OPTIONS"]
-    if not isinstance(options, Mapping):
+    if type(options) is not dict and not isinstance(options, Mapping):
         told = None if options is None else f"a {type(options).__name__}"
         del settings_dict, options  # they may have a password, and error pages show this frame's variables
         raise ImproperlyConfigured(f"OPTIONS is {told}; it must be a dict. (database alias {alias!r})")
     given = options.get("pool", True)
     if given is False:
         return None
-    timeouts = {name: options[name] for name in DRIVER_OPTIONS if name in options}
+    timeouts = tuple(map(options.get, DRIVER_OPTIONS, _UNSET))
     site = compat.settings_object()
     backend = getattr(site, "MYSQLPOOL_BACKEND", None)
     arguments = getattr(site, "MYSQLPOOL_ARGUMENTS", None)
@@ -134,7 +136,7 @@ class _Reader:
         self.driver = driver
         self._mistakes: list[str] = []
 
-    def read(self, given: Any, backend: Any, arguments: Any, max_age: Any, timeouts: dict[str, Any]) -> PoolOptions:
+    def read(self, given: Any, backend: Any, arguments: Any, max_age: Any, timeouts: tuple[Any, ...]) -> PoolOptions:
         if max_age != 0:
             # The words of Django's PostgreSQL backend, for the same mistake.
             self._mistakes.append(
@@ -142,7 +144,8 @@ class _Reader:
                 f"CONN_MAX_AGE is {max_age!r}; leave it out or set it to 0. "
                 "How long a connection lives is the pool's 'recycle'."
             )
-        self._mistakes.extend(mistakes("OPTIONS", timeouts, DRIVER_RULES[self.driver]))
+        of_driver = {key: value for key, value in zip(DRIVER_OPTIONS, timeouts, strict=True) if value is not ...}
+        self._mistakes.extend(mistakes("OPTIONS", of_driver, DRIVER_RULES[self.driver]))
         own = self._mapping("OPTIONS['pool']", {} if given is True or given is None else given, "True, False or a dict")
         common = self._mapping("MYSQLPOOL_ARGUMENTS", arguments or {}, "a dict")
         if backend in (None, "", DEFAULT_POOL_CLASS) and own.keys() | common.keys() <= _KNOWN_WITHOUT_SQLALCHEMY:
