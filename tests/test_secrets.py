@@ -271,9 +271,19 @@ class TestOtherErrors:
             other.ensure_connection()
         assert_tells_no_secret(caught.value)
 
-    def test_wrong_settings(self, make_alias):
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"pool": {"pool_siz": 5}},
+            {"OPTIONS": [("passwd", SECRET)]},
+            {"options": {"connect_timeout": "1", "passwd": SECRET}},
+        ],
+        ids=lambda wrong: next(iter(wrong)),
+    )
+    def test_wrong_settings(self, make_alias, wrong):
         with pytest.raises(ImproperlyConfigured) as caught:
-            make_alias(pool={"pool_siz": 5}, PASSWORD=SECRET)
+            make_alias(**wrong, PASSWORD=SECRET)
+        assert PART not in str(caught.value)
         assert PART not in variables(
             frame for frame in frames_of(caught.value) if "django_mysqlpool" in frame.f_globals["__name__"]
         )

@@ -18,7 +18,10 @@ def require_wsgi(application: Application) -> None:
     """
     _require_callable(application, "ConnectionReleaseWSGI")
     if _is_coroutine_function(application) or (_accepts(application, 3) and not _accepts(application, 2)):
-        raise TypeError(f"ConnectionReleaseWSGI got an ASGI application, {application!r}. Use ConnectionReleaseASGI.")
+        raise TypeError(
+            f"ConnectionReleaseWSGI got an ASGI application, {application!r}. Give it a WSGI application, or use "
+            "ConnectionReleaseASGI."
+        )
     if not _accepts(application, 2):
         raise TypeError(f"ConnectionReleaseWSGI got {application!r}, which does not accept (environ, start_response).")
 
@@ -32,7 +35,10 @@ def require_asgi(application: Application) -> None:
     if _accepts(application, 3):
         return
     if _accepts(application, 2) and not _is_coroutine_function(application):
-        raise TypeError(f"ConnectionReleaseASGI got a WSGI application, {application!r}. Use ConnectionReleaseWSGI.")
+        raise TypeError(
+            f"ConnectionReleaseASGI got a WSGI application, {application!r}. Give it an ASGI application, or use "
+            "ConnectionReleaseWSGI."
+        )
     raise TypeError(
         f"ConnectionReleaseASGI got {application!r}, which does not accept (scope, receive, send), as in ASGI 3."
     )

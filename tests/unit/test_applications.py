@@ -69,13 +69,13 @@ def test_asgi_applications(application):
 
 @pytest.mark.parametrize("application", ASGI[:-1], ids=name_of)
 def test_an_asgi_application_in_the_wrapper_for_wsgi(application):
-    with pytest.raises(TypeError, match="^ConnectionReleaseWSGI got an ASGI application, .*. Use ConnectionReleaseASGI.$"):
+    with pytest.raises(TypeError, match="^ConnectionReleaseWSGI got an ASGI application, .* use ConnectionReleaseASGI.$"):
         ConnectionReleaseWSGI(application)
 
 
 @pytest.mark.parametrize("application", [wsgi_function, WSGIObject(), ConnectionReleaseWSGI(wsgi_function)], ids=name_of)
 def test_a_wsgi_application_in_the_wrapper_for_asgi(application):
-    with pytest.raises(TypeError, match="^ConnectionReleaseASGI got a WSGI application, .*. Use ConnectionReleaseWSGI.$"):
+    with pytest.raises(TypeError, match="^ConnectionReleaseASGI got a WSGI application, .* use ConnectionReleaseWSGI.$"):
         ConnectionReleaseASGI(application)
 
 

@@ -2,7 +2,6 @@
 
 from django.contrib.gis.db.backends.mysql import base
 
-from django_mysqlpool import checks  # noqa: F401  (importing registers them)
 from django_mysqlpool.mysqlpool.wrapper import PooledDatabaseMixin
 
 
