@@ -14,7 +14,7 @@ from django.core.checks import run_checks
 from django.db import connections
 from django.test import AsyncClient, override_settings
 
-from django_mysqlpool.checks.options import DEFAULT_OVERFLOW, DEFAULT_SIZE
+from django_mysqlpool.checks.alias_options import DEFAULT_OVERFLOW, DEFAULT_SIZE
 from django_mysqlpool.checks.requests import asgi_wrappers
 from django_mysqlpool.middleware import ConnectionReleaseASGI, ConnectionReleaseMiddleware
 from django_mysqlpool.mysqlpool.pool.slot_pool import SlotPool

@@ -4,9 +4,7 @@ Importing this package registers them, and any import of ``django_mysqlpool`` do
 the server. ``docs/checks.md`` describes each check by its id.
 """
 
-from .database import check_encryption, check_limits, check_recycle
-from .engines import check_engines, check_gevent
-from .options import (
+from .alias_options import (
     check_discard_on_error,
     check_places,
     check_pool_options,
@@ -15,6 +13,8 @@ from .options import (
     check_use_threadlocal,
     check_wrong_options,
 )
+from .database import check_encryption, check_limits, check_recycle
+from .engines import check_engines, check_gevent
 from .requests import check_asgi_wrapper, check_middleware, check_overload_handler, check_pool_classes
 from .timeouts import check_timeouts
 
