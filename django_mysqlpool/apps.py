@@ -6,7 +6,11 @@ from django.apps import AppConfig
 
 
 class MysqlpoolConfig(AppConfig):
-    """Has the package imported, which registers the system checks, though no engine of it may be in use."""
+    """Registers the system checks, though no engine of this package has been loaded yet."""
 
     name = "django_mysqlpool"
     verbose_name = "Connection pool"
+
+    def ready(self) -> None:
+        """Import the checks, which registers them."""
+        from django_mysqlpool import checks  # noqa: F401

@@ -11,7 +11,14 @@ from django_mysqlpool.mysqlpool.backend.settings import function_at
 from django_mysqlpool.mysqlpool.options import PoolOptions
 
 MIDDLEWARE = "django_mysqlpool.middleware.ConnectionReleaseMiddleware"
-SETTINGS = ("MYSQLPOOL_ARGUMENTS", "MYSQLPOOL_BACKEND", "MYSQLPOOL_OVERLOAD_HANDLER")
+SETTINGS = (
+    "MYSQLPOOL_ARGUMENTS",
+    "MYSQLPOOL_BACKEND",
+    "MYSQLPOOL_OVERLOAD_HANDLER",
+    "MYSQLPOOL_STATUS_ACCESS",
+    "MYSQLPOOL_STATUS_FOLDER",
+    "MYSQLPOOL_STATUS_TOKEN",
+)
 DOCS = "https://django-mysqlpool.readthedocs.io/en/stable/checks.html"
 
 
