@@ -161,7 +161,7 @@ WRONG = [
 
 
 class TestErrors:
-    @pytest.mark.parametrize(("pool", "message"), WRONG, ids=lambda value: str(value)[:40])
+    @pytest.mark.parametrize(("pool", "message"), WRONG, ids=lambda value: re.sub(" at 0x[0-9a-f]+", "", str(value))[:40])
     def test_they_name_alias_key_value_and_what_would_be_right(self, pool, message):
         with pytest.raises(ImproperlyConfigured) as caught:
             read(pool)
