@@ -27,6 +27,7 @@ DEBUG_TOOLBAR_CONFIG = {
     "SHOW_TOOLBAR_CALLBACK": "tests.toolbar_site.is_shown",
     "ENABLE_STACKTRACES": "MYSQLPOOL_TEST_WITHOUT_STACKS" not in os.environ,
 }
+SECRET = "a secret"
 _ONE = {"pool_size": 1, "max_overflow": 0, "release": "request"}
 
 
@@ -80,7 +81,7 @@ def dirty(request):
     from django.db import connection
 
     with connection.cursor() as cursor:
-        cursor.execute("SET @left_behind = 'a secret'")
+        cursor.execute("SET @left_behind = %s", [SECRET])
     connection.close()
     return page("dirty")
 
@@ -89,7 +90,7 @@ def pinned(request):
     from django.db import connections
 
     with connections["pinned"].cursor() as cursor:
-        cursor.execute("SET @left_behind = 'a secret'")
+        cursor.execute("SET @left_behind = %s", [SECRET])
     return page("pinned")
 
 
@@ -130,6 +131,7 @@ def holder(alias: str, until):
 
     def hold() -> None:
         with hold_connection(alias):
+            connections[alias].ensure_connection()
             name = connections[alias].pool.name
             is_held.set()
             eventually(lambda: pool_status()[name], until)
@@ -212,7 +214,7 @@ def main(kind: str, paths: list[str]) -> None:
                 "bodies": [answer.text for answer in answers],
                 "told": told,
                 "stored": [answer.json()["content"] for answer in stored],
-                "observers": len(observers),
+                "observers": sum(map(len, observers.values())),
             }
         )
     )

@@ -10,7 +10,7 @@ import linecache
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from time import monotonic
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from django.http import HttpRequest, HttpResponse
 from django.template import Context, Engine
 
-from django_mysqlpool.mysqlpool.pool.events import observers
+from django_mysqlpool.mysqlpool.pool import events
 from django_mysqlpool.mysqlpool.pool.stacks import format_place
 
 try:
@@ -52,9 +52,10 @@ class _Line(NamedTuple):
 class _Event(NamedTuple):
     """An event of a pool. It is made into text when the request has ended."""
 
-    name: str
+    kind: str
     pool: str
-    facts: Mapping[str, Any]
+    #: What belongs to its kind.
+    details: list[tuple[str, str]]
     #: Seconds since the panel was enabled.
     after: float
     #: The innermost frame first.
@@ -93,25 +94,25 @@ class PoolPanel(Panel):
         except RuntimeError:  # no event loop in this thread
             self._task = None
         _current.set(self)
-        observers.append(self._observe)
+        events.observe(self._observe, *events.observers)
 
     def disable_instrumentation(self) -> None:
         if not self._is_on:
             return
         self._is_on = False
-        observers.remove(self._observe)
+        events.ignore(self._observe)
         _current.set(None)
         self._task = None
 
     def generate_stats(self, request: HttpRequest, response: HttpResponse) -> None:
-        counts = Counter((event.pool, event.name) for event in self._events)
-        names = list(dict.fromkeys(event.name for event in self._events))
+        counts = Counter((event.pool, event.kind) for event in self._events)
+        kinds = list(dict.fromkeys(event.kind for event in self._events))
         pools = dict.fromkeys(event.pool for event in self._events)
         self.record_stats(
             {
-                "names": names,
-                "pools": [{"name": pool, "counts": [counts[pool, name] for name in names]} for pool in pools],
-                "totals": dict(Counter(event.name for event in self._events)),
+                "kinds": kinds,
+                "pools": [{"name": pool, "counts": [counts[pool, kind] for kind in kinds]} for pool in pools],
+                "totals": dict(Counter(event.kind for event in self._events)),
                 "events": [_as_text(event) for event in self._events],
             }
         )
@@ -122,7 +123,7 @@ class PoolPanel(Panel):
     def nav_subtitle(self) -> str:
         totals = self.get_stats().get("totals", {})
         shown = ("checkout", "wait", "reset", "pin", "timeout")
-        return ", ".join(_counted(totals[name], name) for name in shown if name in totals) or "not used"
+        return ", ".join(_counted(totals[kind], kind) for kind in shown if kind in totals) or "not used"
 
     @property
     def content(self) -> str:
@@ -130,10 +131,10 @@ class PoolPanel(Panel):
 
     # Observing
 
-    def _observe(self, event: str, pool: Any, facts: Mapping[str, Any]) -> None:
+    def _observe(self, kind: str, pool: Any, facts: dict[str, Any]) -> None:
         """Note an event of this request's. It may be in the middle of a checkout, so this asks nothing of anybody."""
         if self._is_on and _current.get() is self:
-            self._events.append(_Event(event, pool.name, dict(facts), monotonic() - self._began, self._stack()))
+            self._events.append(_Event(kind, pool.name, _details(facts), monotonic() - self._began, self._stack()))
 
     def _stack(self) -> list[_Line]:
         config = toolbar_settings.get_config()
@@ -172,13 +173,26 @@ def _counted(number: int, name: str) -> str:
     return f"{number} {name}{'' if number == 1 else 's'}"
 
 
+def _details(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """The facts of an event as text; it keeps no connection alive, as the facts themselves would."""
+    found: list[tuple[str, str]] = []
+    if "lease" in facts:
+        found.append(("alias", facts["lease"].alias))
+    for name, value in facts.items():
+        if name == "seconds":
+            found.append(("time", f"{value * 1000:.2f} ms"))
+        elif isinstance(value, (str, bool, tuple)):
+            found.append((name, str(value)))
+    return list(dict(found).items())
+
+
 def _as_text(event: _Event) -> dict[str, Any]:
     """An event as JSON takes it, since the toolbar stores what it shows."""
     return {
-        "name": event.name,
+        "kind": event.kind,
         "pool": event.pool,
         "milliseconds": event.after * 1000,
-        "facts": [[key, str(value)] for key, value in event.facts.items()],
+        "details": event.details,
         "place": format_place(tuple((line.code, line.offset) for line in event.stack)) if event.stack else "",
         "stack": [
             {
