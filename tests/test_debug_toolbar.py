@@ -150,6 +150,11 @@ class TestASynchronousRequest:
 
 
 class TestAnAsynchronousRequest:
+    def test_an_asynchronous_view_in_a_synchronous_stack(self, request_all):
+        """As ``runserver`` has it."""
+        (page,) = request_all("sync", "/count_async/")
+        assert page.event("checkout")["place"] == f"{SITE}:{_LINES['count_async']}, in count_async"
+
     def test_the_stack_has_the_line_that_the_view_awaits(self, request_all):
         (page,) = request_all("async", "/count_async/")
         checkout = page.event("checkout")

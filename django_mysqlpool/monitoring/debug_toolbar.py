@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import linecache
 import sys
 import threading
@@ -148,21 +149,27 @@ class PoolPanel(Panel):
         ]
 
     def _frames(self) -> Iterator[FrameType]:
+        """The frames of this thread, and those of the asynchronous view that waits for it; the innermost first."""
         frame: FrameType | None = sys._getframe(1)
         while frame is not None:
+            if frame.f_globals.get("__name__") == "asgiref.sync":
+                # In a synchronous stack, async_to_sync() has the view run in another thread meanwhile.
+                for value in frame.f_locals.values():
+                    if inspect.iscoroutine(value):
+                        yield from _frames_of(value)
             yield frame
             frame = frame.f_back
         if self._task is not None and threading.get_ident() != self._thread:
-            # A thread that works for the request, whose view waits for it: no frame here tells which line of the view.
-            yield from reversed(list(_frames_of(self._task)))
+            yield from _frames_of(self._task.get_coro())
 
 
-def _frames_of(task: asyncio.Task[Any]) -> Iterator[FrameType]:
-    """The frames of a suspended task, the outermost first; ``Task.get_stack()`` has no other one."""
-    coroutine: Any = task.get_coro()
+def _frames_of(coroutine: Any) -> list[FrameType]:
+    """The frames of a suspended coroutine and of those that it awaits, the innermost first."""
+    frames: list[FrameType] = []
     while (frame := getattr(coroutine, "cr_frame", None)) is not None:
-        yield frame
+        frames.append(frame)
         coroutine = coroutine.cr_await
+    return frames[::-1]
 
 
 def _is_in(module: str, packages: tuple[str, ...]) -> bool:
@@ -181,7 +188,7 @@ def _details(facts: dict[str, Any]) -> list[tuple[str, str]]:
     for name, value in facts.items():
         if name == "seconds":
             found.append(("time", f"{value * 1000:.2f} ms"))
-        elif isinstance(value, (str, bool, tuple)):
+        elif isinstance(value, (str, tuple)):
             found.append((name, str(value)))
     return list(dict(found).items())
 
