@@ -48,7 +48,7 @@ _COUNTERS_BY_REASON = [
     ("mysqlpool_pins", "pins", "Connections that had to stay out between statements, by the reason."),
 ]
 _HISTOGRAMS = [
-    ("mysqlpool_wait", "wait_time", "Time that a checkout waited for a connection, or took to open one; 0 if one was ready."),
+    ("mysqlpool_wait", "wait_time", "Time until a checkout had a connection; 0 if one was ready."),
     ("mysqlpool_use", "use_time", "Time from the checkout of a connection to its checkin."),
     ("mysqlpool_connect", "connect_time", "Time that it took to open a connection."),
     ("mysqlpool_reset", "reset_time", "Time that it took to reset a session."),
