@@ -210,7 +210,7 @@ def test_which_aliases_a_pool_serves(make_alias, scrape):
 
 
 def test_a_pool_without_a_limit_has_no_maximum(make_alias, scrape):
-    wrapper = make_alias(pool={"pool_size": 0})
+    wrapper = make_alias(pool={"pool_size": 0, "release": "request"})
     ask(wrapper, "SELECT 1")
     found = scrape()
     assert found.value("mysqlpool_connections_max", wrapper) is None
