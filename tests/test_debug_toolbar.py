@@ -31,7 +31,7 @@ _LINES = {
 
 
 class Requested:
-    """What the panel had of one request."""
+    """One request, and the panel of it."""
 
     def __init__(self, told: dict[str, Any], stored: str, body: str, status: int) -> None:
         self.path = told["path"]

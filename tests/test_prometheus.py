@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from contextlib import closing, suppress
 from itertools import accumulate
 from typing import Any
 
+import httpx
 import port_for
 import psutil
 import pytest
@@ -29,7 +32,7 @@ from tests.sites import WEB_SERVERS, Site, serving
 needs("prometheus_client")
 
 import prometheus_client.parser  # noqa: E402
-from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app, start_http_server  # noqa: E402
+from prometheus_client import REGISTRY, CollectorRegistry, make_asgi_app, make_wsgi_app, start_http_server  # noqa: E402
 from prometheus_client.openmetrics import parser as openmetrics  # noqa: E402
 
 from django_mysqlpool.monitoring.prometheus import PoolCollector  # noqa: E402
@@ -41,7 +44,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 class Scrape:
-    """What a server of metrics answered, read by prometheus_client's own parsers."""
+    """The answer of a server of metrics, read by prometheus_client's own parsers."""
 
     def __init__(self, url: str, accept: str) -> None:
         request = urllib.request.Request(url, headers={"Accept": accept})
@@ -242,6 +245,19 @@ def test_as_a_wsgi_application(make_alias):
     assert f'mysqlpool_checkouts_total{{pool="{wrapper.pool.name}"}} 1.0' in body
 
 
+def test_as_an_asgi_application(make_alias):
+    registry = CollectorRegistry()
+    registry.register(PoolCollector())
+    ask(wrapper := make_alias(), "SELECT 1")
+
+    async def get() -> str:
+        transport = httpx.ASGITransport(make_asgi_app(registry))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return (await client.get("/metrics")).text
+
+    assert f'mysqlpool_checkouts_total{{pool="{wrapper.pool.name}"}} 1.0' in asyncio.run(get())
+
+
 def test_on_the_page_of_django_prometheus(make_alias):
     exports = pytest.importorskip("django_prometheus.exports")
     ask(wrapper := make_alias(), "SELECT 1")
@@ -342,6 +358,23 @@ class TestSeveralProcesses:
             for sample in scrape.families["mysqlpool_connections"].samples
             if sample.labels["state"] in {"idle", "out"}
         )
+
+    def test_the_multiprocess_mode_leaves_it_out(self, tmp_path):
+        """It collects what the client's own metrics have written, and nothing else."""
+        code = (
+            "from prometheus_client import REGISTRY, CollectorRegistry, Counter, generate_latest, multiprocess\n"
+            "from django_mysqlpool.monitoring.prometheus import PoolCollector\n"
+            "REGISTRY.register(PoolCollector())\n"
+            "Counter('written', 'to a file').inc()\n"
+            "multiprocess.MultiProcessCollector(registry := CollectorRegistry())\n"
+            "print(generate_latest(registry).decode())"
+        )
+        environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=True
+        )
+        assert "written_total 1.0" in done.stdout
+        assert "mysqlpool" not in done.stdout
 
     def test_a_worker_that_takes_anothers_place_has_its_port(self, site, ports):
         eventually(lambda: len(self.scrapes(ports)), lambda number: number == self.WORKERS)

@@ -55,7 +55,7 @@ class _Event(NamedTuple):
 
     kind: str
     pool: str
-    #: What belongs to its kind.
+    #: Names and values of the facts that its kind has.
     details: list[tuple[str, str]]
     #: Seconds since the panel was enabled.
     after: float
@@ -66,8 +66,8 @@ class _Event(NamedTuple):
 class PoolPanel(Panel):
     """Shows the checkouts, waits, resets and pins of a request, with the lines of code.
 
-    Nothing is watched while no request with the panel runs. What ``ConnectionReleaseMiddleware`` does is not in it, because
-    that is outside of the toolbar's middleware: it returns the request's connections afterwards.
+    Nothing is watched while no request with the panel runs. The panel does not show how ``ConnectionReleaseMiddleware``
+    returns the request's connections, because that happens after the toolbar's middleware has ended.
     """
 
     title = "Connection pool"
@@ -118,7 +118,7 @@ class PoolPanel(Panel):
             }
         )
 
-    # What it shows
+    # The toolbar shows these.
 
     @property
     def nav_subtitle(self) -> str:

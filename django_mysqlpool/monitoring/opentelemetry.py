@@ -163,7 +163,7 @@ class _Instruments:
             self._is_on = False
             self._times.stop()
 
-    # A collection calls these first, and reads the histograms afterwards. What has no limit is not observed.
+    # A collection calls these first, and reads the histograms afterwards. A limit that does not exist is not observed.
 
     def _observe_states(self, _: CallbackOptions) -> Iterator[Observation]:
         self._times.record()
@@ -212,6 +212,6 @@ def instrument(meter_provider: MeterProvider | None = None) -> None:
 
 
 def uninstrument() -> None:
-    """End what :func:`instrument` began. What was recorded is still collected, as OpenTelemetry can't take it back."""
+    """End what :func:`instrument` began. Recorded times stay in the histograms: OpenTelemetry can't remove them."""
     for instruments in list(_instruments.values()):
         instruments.stop()
