@@ -1,1 +1,1 @@
-"""Shows people and monitoring systems how the pools are. Nothing here is imported or started unless asked for."""
+"""What shows a pool to its operator. Nothing here is imported unless a project asks for it."""
