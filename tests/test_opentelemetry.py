@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -245,6 +246,13 @@ class TestInstrumenting:
         assert collected.value("db.client.connection.count", wrapper, state="idle") == 1
         uninstrument()
         provider.shutdown()
+
+    def test_a_provider_that_nobody_else_keeps(self):
+        instrument(MeterProvider(shutdown_on_exit=False))
+        gc.collect()
+        assert any(events.observers.values())
+        uninstrument()
+        assert not any(events.observers.values())
 
     def test_the_global_provider_is_the_default(self, monkeypatch, make_alias):
         reader = InMemoryMetricReader()

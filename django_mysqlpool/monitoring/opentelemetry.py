@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import django_mysqlpool
 from django_mysqlpool.mysqlpool.backend.pools import pool_statistics
@@ -195,7 +194,8 @@ def _fewest_idle(pool: Pool) -> int:
     return getattr(pool.source, "min_idle", 0)
 
 
-_instruments: WeakKeyDictionary[MeterProvider, _Instruments] = WeakKeyDictionary()
+#: Of the providers so far. A process has one as a rule.
+_instruments: dict[MeterProvider, _Instruments] = {}
 
 
 def instrument(meter_provider: MeterProvider | None = None) -> None:
