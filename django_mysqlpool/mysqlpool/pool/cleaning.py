@@ -15,12 +15,12 @@ def clean(
     params: Callable[[], Mapping[str, Any]],
     *,
     always_reset: bool,
-    note_reset: Callable[[float], None],
+    note_reset: Callable[[float, str | None], None],
 ) -> bool:
     """Leave nothing of this borrower's in the session. Errors of the driver go up: the connection must be closed then.
 
     :param params: tells the connection parameters, if it is to be reset
-    :param note_reset: is told how many seconds a reset has taken
+    :param note_reset: is told how many seconds a reset has taken, and the kind of statement that made it necessary
     :returns: ``False`` if only closing it does that; the session's history has the reason
     """
     if not session.observed.has_its_cursor_class():
@@ -40,7 +40,9 @@ def clean(
     return True
 
 
-def _reset(session: Session, params: Callable[[], Mapping[str, Any]], note_reset: Callable[[float], None]) -> bool:
+def _reset(
+    session: Session, params: Callable[[], Mapping[str, Any]], note_reset: Callable[[float, str | None], None]
+) -> bool:
     if session.state >= UNSALVAGEABLE:
         session.history.note_end("unsalvageable")
         return False
@@ -48,8 +50,8 @@ def _reset(session: Session, params: Callable[[], Mapping[str, Any]], note_reset
     if not session.socket.is_still_open():
         session.history.note_end("lost")
         return False
-    began = time.monotonic()
+    began, reason = time.monotonic(), session.history.dirtied_by if session.is_dirty else None
     if not session.reset(params()):
         return False
-    note_reset(time.monotonic() - began)
+    note_reset(time.monotonic() - began, reason)
     return True

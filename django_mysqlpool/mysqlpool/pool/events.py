@@ -19,7 +19,7 @@ Observer = Callable[[str, Any, dict[str, Any]], None]
 #: - ``wait``: ``alias``, ``seconds``: a checkout had to wait, and has its connection now
 #: - ``timeout``: ``alias``, ``error``, which is a ``PoolTimeout``
 #: - ``pin``: ``reason``
-#: - ``reset``: ``seconds``
+#: - ``reset``: ``seconds``, ``reason``: the kind of the statement that made it necessary
 #: - ``opened``: ``session``, ``seconds``
 #: - ``closed``: ``session``, ``reason``
 #: - ``leak``: ``lease``, ``alias``, the name of its ``thread``, ``seconds`` that it has been out

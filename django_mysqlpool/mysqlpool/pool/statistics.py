@@ -99,10 +99,10 @@ class Statistics:
         self._count(event)
         self._emit("timeout", alias=error.alias, error=error)
 
-    def note_reset(self, seconds: float) -> None:
-        """A session has been reset."""
+    def note_reset(self, seconds: float, reason: str | None) -> None:
+        """A session has been reset, because of a statement of this kind; ``None``: ``reset`` is "always"."""
         self._count("resets", "reset_time", seconds)
-        self._emit("reset", seconds=seconds)
+        self._emit("reset", seconds=seconds, reason=reason)
 
     def note_pin(self, reason: str) -> None:
         """A connection had to stay between statements."""
