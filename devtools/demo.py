@@ -61,6 +61,7 @@ POOLED = "django_mysqlpool.backends.mysqlpool"
 ENGINES = {STOCK: "Django's own", POOLED: "mysqlpool"}
 POOL = runpy.run_path(str(EXAMPLE / "worldsite" / "settings.py"))["POOL"]
 CAP = WORKERS * (POOL["pool_size"] + POOL["max_overflow"])
+STATUS_PAGE = "mysqlpool/"
 
 # Each as its documentation says, with as many threads as there are clients where it wants to know.
 WEB_SERVERS = {
@@ -164,6 +165,7 @@ class Site:
 
     def _environment(self, engine: str, user: str, password: str) -> dict[str, str]:
         return {
+            "DEMO": "1",
             "ENGINE": engine,
             "DATABASE_NAME": self.database,
             "DATABASE_HOST": self.server.host,
@@ -340,6 +342,7 @@ def keep_up(site: Site) -> None:
     """Serve the pooled site until somebody has seen enough."""
     with site.served("gunicorn", POOLED) as process:
         console.print(f"The pooled site is up at {site.url} (Ctrl-C stops it)")
+        console.print(f"The status of its pools is at {site.url}{STATUS_PAGE}")
         if process.process:
             process.process.wait()
     raise ServerError("the site ended by itself")

@@ -45,6 +45,12 @@ if ENGINE == POOLED_ENGINE:
     # the middleware below it may use the database too.
     MIDDLEWARE.insert(0, "django_mysqlpool.middleware.ConnectionReleaseMiddleware")
 
+# pooled: who may see the status page beside members of staff, whom this site does not have. The
+# demo lets everybody on this machine in, without a password.
+MYSQLPOOL_STATUS_TOKEN = os.environ.get("STATUS_TOKEN")
+if os.environ.get("DEMO") == "1":
+    MYSQLPOOL_STATUS_ACCESS = "worldsite.about.is_on_this_machine"
+
 INSTALLED_APPS = ["cities"]
 ROOT_URLCONF = "worldsite.urls"
 WSGI_APPLICATION = "worldsite.wsgi.application"
@@ -54,7 +60,12 @@ TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
         "APP_DIRS": True,
-        "OPTIONS": {"context_processors": ["django.template.context_processors.request"]},
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "worldsite.about.engine",
+            ]
+        },
     }
 ]
 
