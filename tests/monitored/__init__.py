@@ -1,0 +1,1 @@
+"""The tests' site with the status page."""
