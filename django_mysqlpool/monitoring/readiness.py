@@ -38,7 +38,7 @@ def why_pool_is_full(alias: str, seconds: float) -> str | None:
         return None
     deadline = time.monotonic() + seconds
     first = now = _numbers(pool.name)
-    while _is_full(now) and now["checkins"] - first["checkins"] <= first["waiting"]:
+    while first and now and _is_full(now) and now["checkins"] - first["checkins"] <= first["waiting"]:
         if time.monotonic() >= deadline:
             return f"{now['out']} of {now['cap']} connections are out, {now['opening']} being opened, {now['waiting']} wait"
         time.sleep(LOOK_EVERY)
@@ -46,8 +46,9 @@ def why_pool_is_full(alias: str, seconds: float) -> str | None:
     return None
 
 
-def _numbers(pool_name: str) -> dict[str, Any]:
-    return pool_statistics()[pool_name]
+def _numbers(pool_name: str) -> dict[str, Any] | None:
+    """The numbers of a pool; ``None`` if it has just been forgotten."""
+    return pool_statistics().get(pool_name)
 
 
 def _is_full(numbers: dict[str, Any]) -> bool:
