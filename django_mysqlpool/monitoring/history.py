@@ -155,14 +155,14 @@ class History:
 history = History()
 
 
-#: The kind of an event and its text, by the signal. (A checkout that waited is no event here: under load each one is. The
-#: chart shows the waiting, and the rate counts it.)
+#: The kind of an event and its text, of the facts that the signal tells. (A checkout that waited is no event here: under
+#: load each one is. The chart shows the waiting, and the rate counts it.)
 _NOTED = {
     "connection_opened": ("opened", "connection opened"),
     "connection_closed": ("closed", "connection closed: {reason}"),
-    "checkout_timed_out": ("timeout", "a checkout got no connection (PoolTimeout)"),
-    "leak_detected": ("leak", "a connection is out for longer than leak_after"),
-    "server_changed": ("server", "the server has changed"),
+    "checkout_timed_out": ("timeout", "PoolTimeout for alias {alias}"),
+    "leak_detected": ("leak", "out for longer than leak_after: {thread}"),
+    "server_changed": ("server", "another server: {after[0]} ({after[1]}) after {before[0]} ({before[1]})"),
 }
 
 

@@ -9,15 +9,16 @@ from typing import Any
 
 from django.db import Error, connections
 
-from django_mysqlpool import auto_close_db, pool_statistics
+from django_mysqlpool import auto_close_db
 from django_mysqlpool.mysqlpool.pool import fork
+from django_mysqlpool.mysqlpool.pool.numbers import statistics_of
 
 #: Seconds in which the server must answer, and in which a pool that is full must have turned over.
 ANSWER_WITHIN = 2.0
 #: Seconds for which an answer holds for other probes.
 HOLDS_FOR = 1.0
 #: Seconds between two looks at a pool that is full.
-LOOK_EVERY = 0.02
+LOOK_EVERY = 0.05
 
 
 def pooled_aliases() -> list[str]:
@@ -37,18 +38,13 @@ def why_pool_is_full(alias: str, seconds: float) -> str | None:
     if pool is None:
         return None
     deadline = time.monotonic() + seconds
-    first = now = _numbers(pool.name)
-    while first and now and _is_full(now) and now["checkins"] - first["checkins"] <= first["waiting"]:
+    first = now = statistics_of(pool)
+    while _is_full(now) and now["checkins"] - first["checkins"] <= first["waiting"]:
         if time.monotonic() >= deadline:
             return f"{now['out']} of {now['cap']} connections are out, {now['opening']} being opened, {now['waiting']} wait"
         time.sleep(LOOK_EVERY)
-        now = _numbers(pool.name)
+        now = statistics_of(pool)
     return None
-
-
-def _numbers(pool_name: str) -> dict[str, Any] | None:
-    """The numbers of a pool; ``None`` if it has just been forgotten."""
-    return pool_statistics().get(pool_name)
 
 
 def _is_full(numbers: dict[str, Any]) -> bool:

@@ -180,7 +180,9 @@ function showPool(name, pool) {
   set(card.querySelector(".more"), `${more} more, who have had theirs for less long`);
   fillTable(
     card.querySelector(".holders"),
-    pool.holders.slice(0, HOLDERS).map((holder) => ({ cells: [span(holder.seconds), holder.work || "no request", holder.thread, holder.alias] })),
+    pool.holders.slice(0, HOLDERS).map((holder) => ({ 
+      cells: [span(holder.seconds), holder.work || "no request", holder.last_statement || "none yet", holder.thread, holder.alias],
+    })),
   );
   return `${name}: ${text}`;
 }
