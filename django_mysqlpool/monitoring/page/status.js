@@ -14,7 +14,6 @@ const processes = new Map(); // "host pid" -> {at, data}
 const cards = new Map(); // the name of a pool -> its section
 let chosen = null;
 let paused = false;
-let lastAnswer = null;
 let timer = null;
 
 // Small helpers
@@ -235,7 +234,8 @@ function announce(states) {
 }
 
 function showAge() {
-  const text = lastAnswer === null ? "" : `Figures of ${new Date(lastAnswer).toLocaleTimeString()}`;
+  const seen = processes.get(chosen);
+  const text = seen ? `Figures of ${new Date(seen.at).toLocaleTimeString()}` : "";
   set($("age"), paused ? `${text}, paused` : text);
 }
 
@@ -262,8 +262,7 @@ async function refresh() {
   try {
     const data = await ask();
     const key = `${data.process.host} ${data.process.pid}`;
-    lastAnswer = Date.now();
-    processes.set(key, { at: lastAnswer, data });
+    processes.set(key, { at: Date.now(), data });
     if (!processes.has(chosen)) chosen = key;
     trouble("");
     show();
@@ -286,6 +285,7 @@ $("processes").addEventListener("click", (event) => {
   if (!button) return;
   chosen = button.dataset.key;
   show();
+  showAge();
 });
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden && !paused) refresh();
