@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -11,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import ClassVar
 
+import django.contrib.auth.middleware
 import httpx
 import pytest
 from django.contrib.auth.models import User
 from django.core import signing
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
+from django.db import OperationalError, connections
 from django.test import Client, override_settings
 
 from django_mysqlpool import PoolTimeout, close_pool, pool_statistics
@@ -45,6 +47,7 @@ class UsersOn:
 
 @pytest.fixture(autouse=True)
 def site():
+    access.lookups.failed_at = -math.inf
     with override_settings(**{name: getattr(monitored, name) for name in SETTINGS}):
         yield
 
@@ -266,7 +269,7 @@ class TestAnExhaustedPool:
             assert checkouts(alias) == before
         assert [response.status_code for response in responses] == [503, 503]
         assert all(response["Retry-After"] for response in responses)
-        assert "look up who you are" in responses[0].content.decode()
+        assert "asked who you are" in responses[0].content.decode()
         assert alias not in responses[0].content.decode()
 
     def test_a_pool_timeout_of_the_lookup_is_told_like_that(self, alias, logged_in, monkeypatch):
@@ -277,6 +280,42 @@ class TestAnExhaustedPool:
 
         monkeypatch.setattr("django.contrib.auth.middleware.get_user", fail)
         assert client.get("/mysqlpool/").status_code == 503
+
+    def test_a_database_that_is_down(self, alias, logged_in, monkeypatch):
+        """The page goes on without it, and it is not asked at each refresh."""
+        client, new = logged_in("staff"), logged_in("staff")
+        assert client.get("/mysqlpool/").status_code == 200
+        now, asked = time.time(), []
+        monkeypatch.setattr(signing.time, "time", lambda: now + access.CHECK_EVERY + 1)
+
+        def fail(*_):
+            asked.append(True)
+            raise OperationalError(2002, "Can't connect")
+
+        monkeypatch.setattr("django.contrib.auth.middleware.get_user", fail)
+        assert {client.get("/mysqlpool/?format=json").status_code for _ in range(5)} == {200}
+        assert len(asked) == 1
+        assert new.get("/mysqlpool/").status_code == 503
+
+    def test_a_lookup_that_hangs_is_alone(self, alias, logged_in, monkeypatch):
+        client = logged_in("staff")
+        assert client.get("/mysqlpool/").status_code == 200
+        now = time.time()
+        monkeypatch.setattr(signing.time, "time", lambda: now + access.CHECK_EVERY + 1)
+        hangs, goes_on, get_user = threading.Event(), threading.Event(), django.contrib.auth.middleware.get_user
+
+        def hang(request):
+            hangs.set()
+            assert goes_on.wait(60)
+            return get_user(request)
+
+        monkeypatch.setattr("django.contrib.auth.middleware.get_user", hang)
+        with ThreadPoolExecutor(1) as executor:
+            waiting = executor.submit(client.get, "/mysqlpool/?format=json")
+            assert hangs.wait(60)
+            assert client.get("/mysqlpool/?format=json").status_code == 200
+            goes_on.set()
+            assert waiting.result().status_code == 200
 
     def test_a_stranger_waits_for_nothing(self, alias):
         with exhausted(alias):
@@ -385,10 +424,10 @@ class TestThePage:
         assert "http" not in content.replace("http-equiv", "")
         assert "style=" not in content
         for name in ("js", "css"):
-            (address,) = (part for part in content.split('"') if part.startswith(f"/mysqlpool/status.{name}?v="))
-            asset = Client().get(address)
+            (address,) = (part for part in content.split('"') if part.startswith(f"status.{name}?v="))
+            asset = Client().get(f"/mysqlpool/{address}")
             assert asset.status_code == 200
-            assert "immutable" in asset["Cache-Control"]
+            assert asset["Cache-Control"] == "public, max-age=31536000, immutable"
             assert "://" not in asset.content.decode().replace("http://www.w3.org/2000/svg", "")
 
     def test_what_is_not_there(self):

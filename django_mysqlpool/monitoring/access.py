@@ -7,13 +7,15 @@ when the pool is exhausted, which is when it is needed.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from django.db import router
+from django.db import DatabaseError, router
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.utils.crypto import constant_time_compare, salted_hmac
@@ -119,31 +121,63 @@ def check_staff(request: HttpRequest) -> bool:
         return False
     if not hasattr(request, "user"):
         raise Refused(403, "Nobody can be known here: see the documentation of MYSQLPOOL_STATUS_TOKEN and _ACCESS.")
-    if settings.SESSION_COOKIE_NAME in request.COOKIES and _is_user_out_of_reach():
-        return _trust(request)
+    was_known = _is_remembered(request, TRUST_FOR)
+    if was_known and lookups.are_in_trouble():
+        return False
     try:
-        user: Any = request.user
-        is_staff = user.is_active and user.is_staff
-        is_known = user.is_authenticated
-    except PoolTimeout:
-        return _trust(request)
-    if is_staff:
+        user = _look_up(request)
+    except DatabaseError as error:
+        if was_known:
+            return False
+        raise Refused(503, "The database can't be asked who you are at this moment.") from error
+    if user.is_active and user.is_staff:
         return True
-    raise Refused(403 if is_known else 401, "This page is for members of staff." if is_known else "Please log in.")
+    raise Refused(403, "This page is for members of staff.") if user.is_authenticated else Refused(401, "Please log in.")
 
 
-def _is_user_out_of_reach() -> bool:
-    """True if there is no connection to look somebody up with."""
+class _Lookups:
+    """What has become of asking the database who somebody is."""
+
+    def __init__(self) -> None:
+        self.number_under_way = 0
+        #: ``time.monotonic()`` of the last one that has failed.
+        self.failed_at = -math.inf
+
+    def are_in_trouble(self) -> bool:
+        """True if one is under way, or has just failed: who was known waits for no second one."""
+        return self.number_under_way > 0 or time.monotonic() - self.failed_at < CHECK_EVERY
+
+
+lookups = _Lookups()
+
+
+def _look_up(request: HttpRequest) -> Any:
+    """Find the user of a request.
+
+    :raises django.db.DatabaseError: if that can't be had
+    """
+    lookups.number_under_way += 1
+    try:
+        if settings.SESSION_COOKIE_NAME in request.COOKIES:
+            _refuse_if_full()
+        user: Any = request.user
+        bool(user.is_active)  # it is loaded
+    except DatabaseError:
+        lookups.failed_at = time.monotonic()
+        raise
+    finally:
+        lookups.number_under_way -= 1
+    return user
+
+
+def _refuse_if_full() -> None:
+    """Take no connection from a pool that has none to spare; the checkout would wait for the pool's ``timeout``."""
     from django.contrib.auth import get_user_model
 
-    return why_pool_is_full(router.db_for_read(get_user_model()), TURN_WITHIN) is not None
-
-
-def _trust(request: HttpRequest) -> bool:
-    """Let them in who were known not long ago; nothing can be looked up now."""
-    if not _is_remembered(request, TRUST_FOR):
-        raise Refused(503, "All database connections of this process are in use, so it can't look up who you are.")
-    return False
+    alias = router.db_for_read(get_user_model())
+    reason = why_pool_is_full(alias, TURN_WITHIN)
+    if reason is not None:
+        raise PoolTimeout(f"No connection for alias '{alias}': {reason}.", alias=alias)
 
 
 def remember(request: HttpRequest, response: HttpResponseBase, path: str) -> None:

@@ -44,16 +44,17 @@ _engine = Engine(dirs=[str(PAGE)], autoescape=True)
 
 
 def _without_database(view: View) -> View:
-    """Keep Django from asking the database on its way to a view, and anybody from keeping the answer."""
+    """Keep Django from asking the database on its way to a view."""
     for alias in connections:  # under ATOMIC_REQUESTS a view begins with a connection of each alias
         transaction.non_atomic_requests(using=alias)(view)
-    return login_not_required(never_cache(require_safe(view)))
+    return login_not_required(require_safe(view))
 
 
 # For people
 
 
 @_without_database
+@never_cache
 def status(request: HttpRequest) -> HttpResponse:
     """The page, or with ``?format=json`` its figures."""
     wants_json = request.GET.get("format") == "json"
@@ -72,7 +73,8 @@ def _page() -> HttpResponse:
 
 
 def _html(template: str, context: dict[str, Any], status_code: int = 200) -> HttpResponse:
-    urls = {name.partition(".")[2]: f"{reverse('mysqlpool:asset', args=[name])}?v={_digest(name)}" for name in ASSETS}
+    # (Relative addresses, whatever namespace these URLs are in.)
+    urls = {name.partition(".")[2]: f"{name}?v={_digest(name)}" for name in ASSETS}
     content = _engine.get_template(template).render(Context({**context, "urls": urls}))
     return HttpResponse(content, status=status_code, headers={"Content-Security-Policy": POLICY})
 
@@ -154,12 +156,14 @@ def _digest(name: str) -> str:
 
 
 @_without_database
+@never_cache
 def healthz(request: HttpRequest) -> HttpResponse:
     """Answer that this process serves. No connection is taken for it."""
     return _probe(request, list)
 
 
 @_without_database
+@never_cache
 def readyz(request: HttpRequest) -> HttpResponse:
     """Answer if the pools of this process can serve; 503: one can't. ``?using=alias`` asks about some of them."""
     return _probe(request, lambda: _why_not_ready(request.GET.getlist("using")))
