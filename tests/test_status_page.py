@@ -498,15 +498,13 @@ class TestHistory:
         assert [event["count"] for event in history.events()] == [1, 100]
 
     def test_the_maintenance_thread_fills_it(self, alias):
-        backend_pid(connections[alias])
-        get = Client().get
         name = connections[alias].pool.name
 
         def points():
-            return get("/mysqlpool/?format=json", headers=TOKEN).json()["pools"][name]["history"]
+            return Client().get("/mysqlpool/?format=json", headers=TOKEN).json()["pools"][name]["history"]
 
-        eventually(lambda: points()["out"][-2:], lambda out: out == [1, 1])
-        connections[alias].close()
+        with exhausted(alias):
+            eventually(lambda: points()["out"][-2:], lambda out: out == [1, 1])
         eventually(lambda: points()["idle"][-1:], lambda idle: idle == [1])
         ago = points()["ago"]
         assert ago == sorted(ago, reverse=True)
