@@ -147,4 +147,6 @@ def program(argv: list[str]) -> str:
     path = Path(argv[0] if argv else "")
     name = path.parent.name if path.name == "__main__.py" else path.name
     is_django = name in {"manage.py", "django-admin"} and len(argv) > 1 and re.fullmatch(r"\w+", argv[1])
-    return f"{name} {argv[1]}" if is_django else name or "python"
+    if is_django:
+        return f"{name} {argv[1]}"
+    return "python" if not name or name.startswith("-") else name

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connections
 
@@ -82,7 +83,11 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         color = True if options["force_color"] else False if options["no_color"] else None
         terminal = Terminal(self.stdout, color=color)  # type: ignore[arg-type]
-        code = {"doctor": self.doctor, "status": self.status, "drain": self.drain}[options["subcommand"]](terminal, options)
+        run = {"doctor": self.doctor, "status": self.status, "drain": self.drain}[options["subcommand"]]
+        try:
+            code = run(terminal, options)
+        except ImproperlyConfigured as error:
+            raise CommandError(str(error), returncode=FAILED) from error
         if code:
             sys.exit(code)
 

@@ -103,8 +103,7 @@ def _of_size(facts: AliasFacts, crew: Crew, room: Room) -> Iterator[Finding]:
         yield Finding(
             "info",
             "workers-unknown",
-            f"How many processes use this pool is not known. There is room for {room.least // cap}, with "
-            f"{counted(cap, 'connection')} each.",
+            f"How many processes there are is not known. There is room for {room.processes} like this one.",
             "Give --workers and --threads.",
         )
 

@@ -97,12 +97,24 @@ class Room:
         """For this account's connections."""
         return self.of_server if self.of_account is None else min(self.of_server, self.of_account)
 
+    @property
+    def processes(self) -> int:
+        """How many have room for all that their pools may open."""
+        fits = self.of_server // max(_sum(self.caps_on_server), 1)
+        if self.of_account is not None:
+            fits = min(fits, self.of_account // max(_sum(self.caps_of_account), 1))
+        return fits
+
     def share(self, processes: int) -> int:
         """Of each pool in each process, if all get as many."""
         share = self.of_server // (processes * len(self.caps_on_server))
         if self.of_account is not None:
             share = min(share, self.of_account // (processes * len(self.caps_of_account)))
         return share
+
+
+def _sum(caps: Sequence[int | None]) -> int:
+    return sum(cap or 0 for cap in caps)
 
 
 def room_for(facts: AliasFacts, others: Sequence[AliasFacts]) -> Room:
