@@ -7,8 +7,16 @@ import json
 import os
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
+
+from django.core.management import CommandError, call_command
+from django.db import connections
+from django.test import override_settings
+
+from django_mysqlpool.management.commands.mysqlpool import Command
 
 ENGINE = "django_mysqlpool.backends.mysqlpool"
 _FOLDER_OF_SETTINGS = Path(__file__).resolve().parent.parent
@@ -37,6 +45,29 @@ def run(*arguments: str, databases: Any = None, folder: object = None, **more: s
         text=True,
         timeout=60,
     )
+
+
+def run_here(*arguments: str, databases: Any = None, folder: Path | None = None, **more: str) -> Any:
+    """The same in this process, which is quicker."""
+    out, code, error = StringIO(), 0, ""
+    entries = {"default": connections.settings["default"]}
+    entries |= {alias: {"ENGINE": ENGINE, **entry} for alias, entry in (databases or {}).items()}
+    read = {name: value for name, value in os.environ.items() if name not in _READ}
+    with (
+        patch.dict(connections.settings, connections.configure_settings(entries)),
+        override_settings(MYSQLPOOL_STATUS_FOLDER=folder),
+        patch.dict(os.environ, {**read, **more}, clear=True),
+    ):
+        try:
+            call_command(Command(), *arguments, stdout=out)
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        except CommandError as failed:
+            code, error = failed.returncode, str(failed)
+        for alias in databases or {}:
+            if hasattr(connections._connections, alias):
+                del connections[alias]
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), error)
 
 
 def start(*arguments: str, databases: Any = None, folder: object = None, **how: Any) -> subprocess.Popen[str]:

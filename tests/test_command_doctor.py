@@ -15,7 +15,7 @@ import port_for
 import pytest
 
 from tests import DRIVER
-from tests.commands import run
+from tests.commands import run, run_here
 from tests.helpers import DATABASE, eventually, mysqlclient_only, numbers
 
 pytestmark = [pytest.mark.django, pytest.mark.driver, pytest.mark.server]
@@ -45,7 +45,7 @@ def entry(server, observer):
 
 def report(*arguments: str, **how: Any) -> tuple[dict[str, Any], int]:
     """What the doctor says to machines, and its exit code."""
-    done = run("doctor", "--json", *arguments, **how)
+    done = run_here("doctor", "--json", *arguments, **how)
     assert done.stderr == ""
     assert PASSWORD not in done.stdout
     return json.loads(done.stdout), done.returncode

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from tests.commands import PooledProcess, environment, run, start
+from django_mysqlpool.monitoring.process_files import SILENT_AFTER
+from tests.commands import PooledProcess, environment, run, run_here, start
 from tests.helpers import eventually
 
 pytestmark = [pytest.mark.python, pytest.mark.django]
@@ -55,7 +56,7 @@ def two(start_process) -> tuple[PooledProcess, PooledProcess]:
 
 def status(folder: Path, *arguments: str) -> dict[int, dict[str, Any]]:
     """The processes that ``status --json`` tells of, by their ids."""
-    done = run("status", "--json", *arguments, folder=folder)
+    done = run_here("status", "--json", *arguments, folder=folder)
     assert done.stderr == ""
     return {process["pid"]: process for process in json.loads(done.stdout)["processes"]}
 
@@ -150,7 +151,7 @@ class TestTheFiles:
         assert {path.name for path in folder.iterdir()} == {f"mysqlpool-{child.pid}.json", "notes.txt"}
 
     def test_a_file_of_an_earlier_process_of_that_number_does_not_count(self, folder):
-        content = {"pid": os.getpid(), "start": 1, "program": "x", "monotonic": 0.0, "pools": {}, "answer": None}
+        content = {"start": 1, "program": "x", "monotonic": 0.0, "pools": {}, "is_resting": False, "answer": None}
         file_of(folder, os.getpid()).write_text(json.dumps(content))
         assert status(folder) == {}
         assert list(folder.iterdir()) == []
@@ -256,7 +257,7 @@ class TestStatus:
         os.kill(process.pid, signal.SIGSTOP)
         try:
             eventually(lambda: status(folder)[process.pid]["is_silent"], bool, SOON)
-            done = run("status", folder=folder)
+            done = run_here("status", folder=folder)
             assert f"Process {process.pid} has not written for" in done.stdout
             assert done.returncode == 1
         finally:
@@ -264,7 +265,7 @@ class TestStatus:
         eventually(lambda: status(folder)[process.pid]["is_silent"], lambda is_silent: not is_silent, SOON)
 
     def test_no_process(self, folder):
-        done = run("status", folder=folder)
+        done = run_here("status", folder=folder)
         assert "No process has written here." in done.stdout
         assert done.returncode == 1
 
@@ -285,7 +286,7 @@ class TestStatus:
             pool_of(content)["holders"] = [{"thread": "t", "seconds": 1.5, "work": "GET /\x1b[2J\x07[red]"}]
             file_of(folder, process.pid).write_text(json.dumps(content))
             for arguments in ([], ["--force-color"]):
-                shown = run("status", *arguments, folder=folder, COLUMNS="250").stdout
+                shown = run_here("status", *arguments, folder=folder, COLUMNS="250").stdout
                 assert "1.5 s, t, GET /\\x1b[2J\\x07[red]" in shown
         finally:
             os.kill(process.pid, signal.SIGCONT)
@@ -366,7 +367,7 @@ class TestDraining:
         for process in two:
             written(folder, process.pid)
         assert self.ids(*two) == before
-        done = run("drain", "--json", folder=folder)
+        done = run_here("drain", "--json", folder=folder)
         assert self.answers(done) == {process.pid: "renews its connections" for process in two}
         assert done.returncode == 0
         assert not set(self.ids(*two)) & set(before)
@@ -387,7 +388,7 @@ class TestDraining:
         process = start_process()
         self.ids(process)
         written(folder, process.pid)
-        done = run("drain", "--json", "--database=nowhere", folder=folder)
+        done = run_here("drain", "--json", "--database=nowhere", folder=folder)
         assert "ConnectionDoesNotExist" in self.answers(done)[process.pid]
         assert done.returncode == 1
 
@@ -396,10 +397,28 @@ class TestDraining:
         self.ids(process)
         process("__import__('django_mysqlpool').close_pool()")
         written(folder, process.pid, lambda content: pool_of(content)["open"] == 0)
-        done = run("drain", "--json", folder=folder)
+        done = run_here("drain", "--json", folder=folder)
         assert self.answers(done) == {process.pid: "has no connection open"}
         assert done.returncode == 0
         assert {path.suffix for path in folder.iterdir()} == {".json"}
+
+    def test_one_that_has_forked_and_does_nothing_else(self, folder, start_process):
+        """It has no maintenance thread until its next checkout, and answers then."""
+        process = start_process()
+        (before,) = self.ids(process)
+        child = process("fork()")
+        try:
+            written(folder, process.pid, lambda content: content["is_resting"])
+            written(folder, child)
+            time.sleep(SILENT_AFTER)
+            assert not status(folder)[process.pid]["is_silent"]
+            done = run_here("drain", "--json", str(process.pid), folder=folder)
+            assert self.answers(done) == {process.pid: "renews its connections after its next checkout"}
+            self.ids(process)
+            written(folder, process.pid, lambda content: content["answer"])
+            assert self.ids(process) != [before]
+        finally:
+            os.kill(child, signal.SIGKILL)
 
     def test_one_that_does_not_answer(self, folder, two):
         one, other = two
@@ -408,7 +427,7 @@ class TestDraining:
             written(folder, process.pid)
         os.kill(one.pid, signal.SIGSTOP)
         try:
-            done = run("drain", "--json", "--wait=3", folder=folder)
+            done = run_here("drain", "--json", "--wait=3", folder=folder)
         finally:
             os.kill(one.pid, signal.SIGCONT)
         assert self.answers(done) == {one.pid: "has not answered within 3 s", other.pid: "renews its connections"}
@@ -416,6 +435,6 @@ class TestDraining:
         assert {path.suffix for path in folder.iterdir()} == {".json"}, "it is not to happen later, when nobody waits"
 
     def test_a_process_that_is_not_there(self, folder):
-        done = run("drain", "1", folder=folder)
+        done = run_here("drain", "1", folder=folder)
         assert f"No process 1 has written into {folder}." in done.stderr
         assert done.returncode == 2

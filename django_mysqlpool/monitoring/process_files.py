@@ -107,6 +107,9 @@ class Process:
     age: float
     #: By their names: the numbers of ``pool_statistics()``, and ``holders``.
     pools: dict[str, dict[str, Any]]
+    #: It writes, and answers, no more until its next checkout: it has no connection open, or has forked and has no other
+    #: thread.
+    is_resting: bool
     #: To the last request: its ``id``, and an ``error`` or ``None``.
     answer: dict[str, Any] | None
 
@@ -117,7 +120,7 @@ class Process:
     @property
     def is_silent(self) -> bool:
         """True if it has connections open, and yet writes no more: it hangs, is stopped, or can't write."""
-        return self.open > 0 and self.age > SILENT_AFTER
+        return self.open > 0 and self.age > SILENT_AFTER and not self.is_resting
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, int]]:
@@ -152,7 +155,8 @@ def read_processes(folder: Path) -> tuple[list[Process], int]:
 
 def _process(pid: int, content: dict[str, Any]) -> Process:
     age = max(time.monotonic() - content["monotonic"], 0.0)  # which is one clock for all processes of a machine
-    return Process(pid, content["start"], content["program"], age, content["pools"], content["answer"])
+    told = {key: content[key] for key in ("start", "program", "pools", "is_resting", "answer")}
+    return Process(pid=pid, age=age, **told)
 
 
 def remove_stale(folder: Path) -> None:

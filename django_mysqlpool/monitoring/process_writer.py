@@ -49,6 +49,8 @@ class _Self:
     start: int | None = None
     #: ``time.monotonic()``; 0: there is no file yet.
     written_at: float = 0.0
+    #: The maintenance thread has ended, until the next checkout.
+    is_resting: bool = False
     #: Of the last request.
     answer: dict[str, Any] | None = None
     has_told_failure: bool = False
@@ -80,9 +82,10 @@ class ProcessWriter:
         try:
             has_answered = self._answer(own)
             pools = _statistics()
-            # After the last connection the thread ends, and this is the last round.
-            is_last = not any(pool["open"] for pool in pools.values())
-            if has_answered or is_last or time.monotonic() - own.written_at >= INTERVAL:
+            # The thread ends with the last connection, and before a fork; it may begin again with the next checkout.
+            is_last = maintenance.thread is None or not any(pool["open"] for pool in pools.values())
+            if has_answered or is_last or own.is_resting or time.monotonic() - own.written_at >= INTERVAL:
+                own.is_resting = maintenance.thread is None
                 self._write(own, pools)
         except Exception as error:  # the maintenance of the pools goes on, whatever becomes of this
             if not own.has_told_failure:
@@ -113,6 +116,7 @@ class ProcessWriter:
             "start": own.start,
             "program": program(sys.argv),
             "monotonic": own.written_at,
+            "is_resting": own.is_resting,
             "pools": {name: {**status, "holders": holders.get(name, [])} for name, status in pools.items()},
             "answer": own.answer,
         }

@@ -87,7 +87,7 @@ def _sums(processes: Sequence[Process]) -> list[tuple[Any, ...]]:
             by_name.setdefault(name, []).append(pool)
     return [
         _row(
-            Process(0, 0, f"all {len(pools)}", 0.0, {}, None),
+            Process(0, 0, f"all {len(pools)}", 0.0, {}, False, None),
             name,
             {
                 **{key: sum(pool.get(key, 0) for pool in pools) for key in ("out", "idle", "waiting", "timeouts")},

@@ -211,6 +211,7 @@ def _rich(elements: Sequence[Element]) -> RenderableType:
 
 
 def _renderable(element: Element) -> RenderableType:
+    from rich.console import Group
     from rich.padding import Padding
     from rich.rule import Rule
     from rich.table import Table as Grid
@@ -228,7 +229,7 @@ def _renderable(element: Element) -> RenderableType:
     if isinstance(element, Note):
         note = Text.assemble((f"{element.level}: ", _STYLES.get(element.level, "")), printable(element.text))
         if element.change:
-            note.append(f"\n{printable(element.change)}", style="dim")
+            return Padding(Group(note, Padding(Text(printable(element.change)), (0, 0, 0, 2))), (1, 0, 0, 2))
         return Padding(note, (1, 0, 0, 2))
     return Padding(_grid(element), (1, 0, 0, 2))
 

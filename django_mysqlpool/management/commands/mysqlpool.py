@@ -37,8 +37,10 @@ from django_mysqlpool.monitoring.terminal import Element, Heading, Terminal
 
 #: The exit codes beside 0.
 ATTENTION, FAILED = 1, 2
-#: Seconds after which a process that had no connection open, and does not answer, counts as one that has none.
-NOTHING_OPEN_AFTER = 2.0
+#: Seconds after which a process that was resting counts as one that rests: it may have begun again when it was asked.
+RESTING_AFTER = 2.0
+#: The answer for a process that rests with connections open. Its request stays.
+_LATER = (True, "renews its connections after its next checkout")
 
 
 class Command(BaseCommand):
@@ -171,7 +173,8 @@ def _drain(folder: Path, processes: list[Process], using: str | None, wait: floa
                 said[pid] = answer
         time.sleep(0.1)
     for pid, (process, _) in asked.items():
-        withdraw(folder, process)
+        if said.get(pid) != _LATER:
+            withdraw(folder, process)
         said.setdefault(pid, (False, f"has not answered within {wait:g} s"))
     return [
         {"pid": pid, "program": process.program, "is_well": said[pid][0], "said": said[pid][1]}
@@ -186,9 +189,8 @@ def _answer(now: Process | None, then: Process, identity: str, waited: float) ->
     if now.answer is not None and now.answer["id"] == identity:
         error = now.answer["error"]
         return (True, "renews its connections") if error is None else (False, error)
-    # Its maintenance thread has ended with its last connection.
-    if waited > NOTHING_OPEN_AFTER and not now.open:
-        return True, "has no connection open"
+    if waited > RESTING_AFTER and now.is_resting:
+        return _LATER if now.open else (True, "has no connection open")
     return None
 
 
