@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from django_mysqlpool.mysqlpool.backend import pools as pools_module
-from django_mysqlpool.mysqlpool.backend.pools import close_pool, pool_status
+from django_mysqlpool.mysqlpool.backend.pools import drain_pool, pool_holders, pool_statistics
 from django_mysqlpool.mysqlpool.log import logger, say
 from django_mysqlpool.mysqlpool.pool.maintenance import maintenance
 
@@ -80,13 +79,12 @@ class ProcessWriter:
         if self._has_ended or own.start is None:
             return
         try:
-            has_answered = self._answer(own)
-            pools = _statistics()
+            is_due = self._answer(own) or time.monotonic() - own.written_at >= INTERVAL
             # The thread ends with the last connection, and before a fork; it may begin again with the next checkout.
-            is_last = maintenance.thread is None or not any(pool["open"] for pool in pools.values())
-            if has_answered or is_last or own.is_resting or time.monotonic() - own.written_at >= INTERVAL:
-                own.is_resting = maintenance.thread is None
-                self._write(own, pools)
+            is_resting = maintenance.thread is None
+            if is_due or is_resting or own.is_resting:
+                own.is_resting = is_resting
+                self._write(own)
         except Exception as error:  # the maintenance of the pools goes on, whatever becomes of this
             if not own.has_told_failure:
                 own.has_told_failure = True
@@ -101,23 +99,23 @@ class ProcessWriter:
             return False
         own.answer = {"id": request.get("id"), "error": None}
         try:
-            _drain(request.get("using"))
+            drain_pool(request.get("using"))
         except Exception as error:
             own.answer["error"] = f"{type(error).__name__}: {error}"
         return True
 
-    def _write(self, own: _Self, pools: dict[str, Any]) -> None:
+    def _write(self, own: _Self) -> None:
         if not own.written_at:
             remove_stale(self._folder)
         own.written_at = time.monotonic()
-        holders = {name: held[:MOST_HOLDERS] for name, held in _holders().items()}
+        holders = {name: held[:MOST_HOLDERS] for name, held in pool_holders().items()}
         report = {
             "pid": own.pid,
             "start": own.start,
             "program": program(sys.argv),
             "monotonic": own.written_at,
             "is_resting": own.is_resting,
-            "pools": {name: {**status, "holders": holders.get(name, [])} for name, status in pools.items()},
+            "pools": {name: {**status, "holders": holders.get(name, [])} for name, status in pool_statistics().items()},
             "answer": own.answer,
         }
         path = self._folder / f"mysqlpool-{own.pid}.json"
@@ -132,18 +130,6 @@ class ProcessWriter:
         with suppress(OSError):
             for name in ("json", "request"):
                 (self._folder / f"mysqlpool-{os.getpid()}.{name}").unlink(missing_ok=True)
-
-
-def _drain(using: str | None) -> None:  # until the core has them
-    getattr(pools_module, "drain_pool", close_pool)(using)
-
-
-def _holders() -> dict[str, list[dict[str, Any]]]:
-    return getattr(pools_module, "pool_holders", dict)()
-
-
-def _statistics() -> dict[str, dict[str, Any]]:
-    return getattr(pools_module, "pool_statistics", pool_status)()
 
 
 def program(argv: list[str]) -> str:

@@ -50,7 +50,7 @@ def view(folder: Path, processes: Sequence[Process], unreadable: int) -> list[El
         Note("info", f"process {process.pid}, {name}: {sentence}")
         for process in processes
         for name, pool in sorted(process.pools.items())
-        for sentence in pool.get("advice", ())
+        for sentence in pool["advice"]
     ]
     if unreadable:
         elements.append(
@@ -73,7 +73,7 @@ def _row(process: Process, name: str, pool: dict[str, Any]) -> tuple[Any, ...]:
         pool["idle"],
         "no limit" if pool["cap"] is None else pool["cap"],
         pool["waiting"],
-        pool.get("timeouts", 0),
+        pool["timeouts"] + pool["refusals"],
         sum(pool["pins"].values()),
         format_holder(pool["holders"][0]) if pool["holders"] else "",
     )
@@ -90,7 +90,7 @@ def _sums(processes: Sequence[Process]) -> list[tuple[Any, ...]]:
             Process(0, 0, f"all {len(pools)}", 0.0, {}, False, None),
             name,
             {
-                **{key: sum(pool.get(key, 0) for pool in pools) for key in ("out", "idle", "waiting", "timeouts")},
+                **{key: sum(pool[key] for pool in pools) for key in ("out", "idle", "waiting", "timeouts", "refusals")},
                 "cap": None if any(pool["cap"] is None for pool in pools) else sum(pool["cap"] for pool in pools),
                 "pins": {"all": sum(sum(pool["pins"].values()) for pool in pools)},
                 "holders": [],

@@ -71,8 +71,8 @@ def _advice(processes: Iterable[Process]) -> list[tuple[str, Finding]]:
     found: dict[tuple[str, str], list[int]] = {}
     for process in processes:
         for pool in process.pools.values():
-            for alias in pool.get("aliases", ()):
-                for sentence in pool.get("advice", ()):
+            for alias in pool["aliases"]:
+                for sentence in pool["advice"]:
                     found.setdefault((alias, sentence), []).append(process.pid)
     return [
         (alias, Finding("info", "advice", sentence, f"Said by the pool of process {', '.join(map(str, pids))}."))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from os import dup
 from statistics import median
 from typing import Any
 
 from django.db import connections
 
+from django_mysqlpool.mysqlpool.drivers.sockets import peer_of
 from django_mysqlpool.mysqlpool.functions import is_mariadb
 from django_mysqlpool.mysqlpool.masking import ConnectionParams
 
@@ -127,7 +126,8 @@ class _Examination:
     def _ask_everything(self) -> None:
         variables = self._named("SHOW VARIABLES", _VARIABLES)
         counters = self._named("SHOW STATUS", _COUNTERS)
-        self._facts.address, self._facts.is_local = _peer(self._driver.descriptor(self._connection))
+        self._facts.address = peer_of(self._driver.descriptor(self._connection))
+        self._facts.is_local = _is_local(self._facts.address)
         self._facts.tls = Tls(
             counters.get("ssl_version") or None,
             counters.get("ssl_cipher") or None,
@@ -217,14 +217,6 @@ def _asks_for_tls(options: Mapping[str, Any]) -> bool:
     return bool(options.get("ssl") or mode)
 
 
-def _peer(descriptor: int) -> tuple[str | None, bool]:
-    """The address that a socket leads to, and if that is on this machine."""
-    try:
-        with socket.socket(fileno=dup(descriptor)) as own:
-            peer = own.getpeername()
-            if own.family == socket.AF_UNIX:
-                return (peer.decode() if isinstance(peer, bytes) else peer) or "a Unix socket", True
-            host = f"[{peer[0]}]" if ":" in peer[0] else peer[0]
-            return f"{host}:{peer[1]}", peer[0].startswith("127.") or peer[0] == "::1"
-    except OSError:
-        return None, False
+def _is_local(address: str | None) -> bool:
+    """True if an address is on this machine; a socket's that tells none is a Unix socket's."""
+    return address is None or address.startswith(("/", "\0", "127.", "[::1]"))
