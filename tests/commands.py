@@ -77,10 +77,10 @@ def start(*arguments: str, databases: Any = None, folder: object = None, **how: 
 
 
 _SCRIPT = """
-import os, signal, sys
+import os, signal, sys, threading
 import django
 django.setup()
-from django.db import connection
+from django.db import OperationalError, connection
 from django_mysqlpool.mysqlpool.pool.maintenance import maintenance
 
 def ask():
@@ -98,6 +98,22 @@ def fork():
         signal.pause()
     return pid
 
+def ask_elsewhere():
+    said = []
+
+    def ask_once():
+        try:
+            said.append(ask())
+        except OperationalError as error:
+            said.append(type(error).__name__)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=ask_once)
+    thread.start()
+    thread.join()
+    return said[0]
+
 rounds = []
 
 def count_rounds():
@@ -109,7 +125,7 @@ for line in sys.stdin:
 
 
 class PooledProcess:
-    """A process that evaluates what it is told; it knows ``ask()``, ``give_back()``, ``fork()`` and ``rounds``."""
+    """A process that evaluates what it is told; it knows ``ask()``, ``give_back()``, ``fork()`` and more."""
 
     def __init__(self, databases: Any = None, folder: object = None) -> None:
         self._process = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from typing import Any
 import port_for
 import pytest
 
+from django_mysqlpool.management.commands.mysqlpool import Command
 from tests import DRIVER
 from tests.commands import run, run_here
 from tests.helpers import DATABASE, eventually, mysqlclient_only, numbers
@@ -21,6 +23,7 @@ from tests.helpers import DATABASE, eventually, mysqlclient_only, numbers
 pytestmark = [pytest.mark.django, pytest.mark.driver, pytest.mark.server]
 
 PASSWORD = "s3cret-of-a-test"
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -297,7 +300,33 @@ class TestHowItEnds:
 def without_rich(folder: Path):
     (folder / "rich").mkdir()
     (folder / "rich" / "__init__.py").write_text("raise ImportError('as if it were not installed')")
-    yield {"PYTHONPATH": f"{folder}:{Path(__file__).resolve().parent.parent}"}
+    yield {"PYTHONPATH": f"{folder}:{ROOT}"}
+
+
+class TestThePage:
+    """``docs/operation.md``."""
+
+    page = (ROOT / "docs" / "operation.md").read_text()
+
+    def test_each_finding_has_a_row_with_its_level(self):
+        rows = re.findall(r"^\| (`[a-z-]+`(?:, `[a-z-]+`)*) \| (\w+) \|", self.page, re.MULTILINE)
+        explained = {number: level for numbers, level in rows for number in re.findall(r"`([a-z-]+)`", numbers)}
+        made = {}
+        for name in ("findings", "diagnosis"):
+            source = (ROOT / "django_mysqlpool" / "monitoring" / "doctor" / f"{name}.py").read_text()
+            made |= {number: level for level, number in re.findall(r'Finding\(\s*"(\w+)",\s*"([a-z-]+)"', source)}
+        room = {"cap-over-server": "warning", "cap-over-account": "warning"}  # one place makes both
+        assert explained == {**made, **room}
+
+    def test_each_option_is_there(self):
+        parser = Command().create_parser("manage.py", "mysqlpool")
+        (subparsers,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+        for name, subparser in subparsers.choices.items():
+            assert f"mysqlpool {name}" in self.page
+            for action in subparser._actions:
+                for option in action.option_strings:
+                    if action.help != argparse.SUPPRESS and option not in {"-h", "--help"}:
+                        assert f"`{option}" in self.page or f" {option}" in self.page, option
 
 
 class TestTheView:

@@ -20,7 +20,7 @@ import pytest
 
 from django_mysqlpool.monitoring.process_files import SILENT_AFTER
 from tests.commands import PooledProcess, environment, run, run_here, start
-from tests.helpers import eventually
+from tests.helpers import DATABASE, eventually
 
 pytestmark = [pytest.mark.python, pytest.mark.django]
 
@@ -241,14 +241,32 @@ class TestStatus:
         done = run("status", folder=folder)
         assert done.returncode == 0
         assert "\x1b" not in done.stdout
-        heading, headers, *rows = done.stdout.splitlines()
+        heading, pool, headers, *rows = done.stdout.partition("  longest holders")[0].splitlines()
         assert f"2 processes in {folder}" in heading
-        assert headers.split()[:3] == ["pid", "program", "pool"]
+        assert pool.strip() in status(folder)[one.pid]["pools"]
+        assert headers.split()[:2] == ["pid", "program"]
         cells = {row.split()[0]: row for row in rows}
         assert set(cells) == {str(one.pid), str(other.pid), "all"}
         assert re.search(r" 1 +0 +\d+ +0 +0 +0", cells[str(one.pid)])
         assert re.search(r" 0 +1 +\d+ +0 +0 +0", cells[str(other.pid)])
         assert re.search(r" 1 +1 +\d+ +0 +0 +0", cells["all"])
+
+    def test_timeouts_the_longest_holder_and_advice(self, folder, start_process, server):
+        pool = {"pool_size": 1, "max_overflow": 0, "timeout": 0.1, "release": "request"}
+        process = start_process(default=server.settings(DATABASE, pool=pool))
+        process("ask()")
+        assert process("ask_elsewhere()") == "PoolTimeout"
+        found = pool_of(written(folder, process.pid, lambda content: pool_of(content)["timeouts"] == 1))
+        (holder,) = found["holders"]
+        assert (holder["alias"], holder["thread"], holder["last_statement"]) == ("default", "MainThread", "SELECT")
+        (advice,) = found["advice"]
+        shown = run_here("status", folder=folder).stdout
+        assert re.search(r" 1 +0 +1 +0 +1 +0$", shown, re.MULTILINE)
+        assert re.search(rf"^ +\d+\.\d +{process.pid} +MainThread +SELECT$", shown, re.MULTILINE)
+        assert f"process {process.pid}, {next(iter(status(folder)[process.pid]['pools']))}: " in shown
+        (said,) = json.loads(run_here("doctor", "--database=default", "--json", folder=folder).stdout)["aliases"]
+        told = [finding["what"] for finding in said["findings"] if finding["id"] == "advice"]
+        assert told[0].split("; ")[0] == advice.split("; ")[0] == "0 of 1 checkouts had to wait, 1 in vain"
 
     def test_one_that_is_stopped_is_silent(self, folder, start_process):
         process = start_process()
@@ -283,11 +301,13 @@ class TestStatus:
         content = written(folder, process.pid)
         os.kill(process.pid, signal.SIGSTOP)
         try:
-            pool_of(content)["holders"] = [{"thread": "t", "seconds": 1.5, "work": "GET /\x1b[2J\x07[red]"}]
+            pool_of(content)["holders"] = [
+                {"thread": "t", "seconds": 1.5, "work": "GET /\x1b[2J\x07[red]", "last_statement": None}
+            ]
             file_of(folder, process.pid).write_text(json.dumps(content))
             for arguments in ([], ["--force-color"]):
                 shown = run_here("status", *arguments, folder=folder, COLUMNS="250").stdout
-                assert "1.5 s, t, GET /\\x1b[2J\\x07[red]" in shown
+                assert "GET /\\x1b[2J\\x07[red]" in shown
         finally:
             os.kill(process.pid, signal.SIGCONT)
 

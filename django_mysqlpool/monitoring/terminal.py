@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 #: Colours of the levels of notes.
 _STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan", "proposal": "bold green"}
-#: Colours of the parts of a bar: out, idle and what could still be opened.
+#: The parts of a bar, and their colours: out, idle, and what could still be opened.
 _PARTS = (("█", "green"), ("▒", "cyan"), ("·", "dim"))
-_BAR_WIDTH = 20
+#: The colour of what is out while others wait.
+_SCARCE = "red"
+_BAR_WIDTH = 12
 
 
 @dataclass
@@ -40,11 +42,12 @@ class Facts:
 
 @dataclass
 class Bar:
-    """Connections out, idle and not opened of a pool, in a cell of a table."""
+    """The connections of a pool, and the threads that wait for one, in a cell of a table."""
 
     out: int
     idle: int
     cap: int | None
+    waiting: int
 
     def parts(self) -> Iterator[tuple[str, str]]:
         """The characters of each part, and their colour."""
@@ -52,7 +55,7 @@ class Bar:
         lengths = [round(_BAR_WIDTH * self.out / total), round(_BAR_WIDTH * self.idle / total)]
         lengths.append(max(_BAR_WIDTH - sum(lengths), 0))
         for length, (character, style) in zip(lengths, _PARTS, strict=True):
-            yield character * length, style
+            yield character * length, _SCARCE if self.waiting and style == "green" else style
 
 
 Cell = str | int | Bar
@@ -239,9 +242,11 @@ def _grid(table: Table) -> RenderableType:
     from rich.table import Table as Grid
     from rich.text import Text
 
-    grid = Grid(title=table.title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    grid = Grid(title=table.title or None, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for number, header in enumerate(table.headers):
-        grid.add_column(header, justify="right" if table.is_number(number) else "left", overflow="fold")
+        is_bar = any(isinstance(row[number], Bar) for row in table.rows)
+        is_number = table.is_number(number)
+        grid.add_column(header, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number or is_bar)
     for row in table.rows:
         grid.add_row(
             *(Text.assemble(*cell.parts()) if isinstance(cell, Bar) else Text(printable(str(cell))) for cell in row)

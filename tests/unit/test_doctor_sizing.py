@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from django_mysqlpool.middleware.asgi import DEFAULT_THREADS
-from django_mysqlpool.monitoring.doctor.facts import Account, AliasFacts, PoolFacts, Server
+from django_mysqlpool.monitoring.doctor.facts import Account, AliasFacts, PoolFacts, Server, Times, Tls
 from django_mysqlpool.monitoring.doctor.findings import findings_of
 from django_mysqlpool.monitoring.doctor.sizing import Crew, crew_of, propose, room_for
 
@@ -132,8 +132,6 @@ class TestTheProposal:
 
 class TestTheFindings:
     def found(self, crew, **how) -> dict[str, str]:
-        from django_mysqlpool.monitoring.doctor.facts import Times, Tls
-
         one = facts(**how)
         one.tls, one.times, one.is_local = Tls("TLSv1.3", "X", False), Times(0.001, 0.001, 0.0001), False
         return {finding.id: finding.level for finding in findings_of(one, crew, room_for(one, [one]))}
@@ -149,6 +147,20 @@ class TestTheFindings:
     def test_more_threads_than_connections_and_the_other_way_round(self):
         assert self.found(Crew(4, 12), limit=50) == {"cap-under-threads": "warning"}
         assert self.found(Crew(4, 8), limit=50) == {"cap-over-threads": "info"}
+
+    @pytest.mark.parametrize(
+        ("limit", "change"),
+        [
+            (60, "Raise pool_size and max_overflow to 12 in all, or set release"),
+            (44, "Raise pool_size and max_overflow to 11 in all, run fewer threads, or set release"),
+            (40, "Run fewer threads, or set release"),
+        ],
+    )
+    def test_what_to_do_about_more_threads(self, limit, change):
+        one = facts(limit=limit)
+        one.tls, one.times = Tls("TLSv1.3", "X", False), Times(0.001, 0.001, 0.0001)
+        (found,) = findings_of(one, Crew(4, 12), room_for(one, [one]))
+        assert found.change.startswith(change)
 
     def test_a_server_that_is_or_was_full(self):
         assert self.found(Crew(1, 10), limit=50, connections=90)["nearly-full"] == "warning"

@@ -82,14 +82,16 @@ def _of_size(facts: AliasFacts, crew: Crew, room: Room) -> Iterator[Finding]:
     yield from _of_room(crew, "server", "max_connections", room.caps_on_server, room.of_server)
     if room.of_account is not None:
         yield from _of_room(crew, "account", "the account's MAX_USER_CONNECTIONS", room.caps_of_account, room.of_account)
-    lacks_room = crew.processes is not None and crew.threads is not None and room.share(crew.processes) < crew.threads
     if crew.threads is not None and cap < crew.threads and facts.pool.release == "request":
+        share = crew.threads if crew.processes is None else min(crew.threads, room.share(crew.processes))
+        more = f"Raise pool_size and max_overflow to {share} in all, " if share > cap else ""
+        fewer = "run fewer threads, or " if share < crew.threads else "or "
+        change = f'{more}{fewer}set release = "transaction".'
         yield Finding(
             "warning",
             "cap-under-threads",
             f"{crew.threads} threads of a process share {counted(cap, 'connection')}: some may have to wait.",
-            f"{'Run fewer threads' if lacks_room else 'Raise pool_size to the number of threads'}, or set release = "
-            '"transaction".',
+            change[0].upper() + change[1:],
         )
     if crew.threads is not None and cap > crew.threads:
         yield Finding(

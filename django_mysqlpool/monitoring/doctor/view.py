@@ -11,8 +11,8 @@ from .facts import AliasFacts
 from .findings import Finding
 from .sizing import Crew
 
-#: Rows of the table of who uses connections.
-MOST_ROWS = 15
+#: Rows of the table of who uses connections; and processes whose advice is shown.
+MOST_ROWS, MOST_ADVICE = 15, 5
 
 
 def view(report: Report) -> list[Element]:
@@ -45,7 +45,11 @@ def _alias(diagnosis: Diagnosis) -> Iterator[Element]:
         rest = len(rows) - MOST_ROWS
         title = "connections now, this one included" + (f" (and of {rest} more accounts and hosts)" if rest > 0 else "")
         yield Table(("user", "host", "connections", "active"), list(rows[:MOST_ROWS]), title)
-    yield from map(_note, diagnosis.findings)
+    yield from map(_note, [finding for finding in diagnosis.findings if finding.id != "advice"])
+    advice = [finding for finding in diagnosis.findings if finding.id == "advice"]
+    yield from map(_note, advice[:MOST_ADVICE])
+    if len(advice) > MOST_ADVICE:
+        yield Note("info", f"Further {len(advice) - MOST_ADVICE} processes have advice, too: --json has it all.")
     proposal = diagnosis.proposal
     if proposal is not None:
         size = f'"pool": {{"pool_size": {proposal.pool_size}, "max_overflow": {proposal.max_overflow}}}'
