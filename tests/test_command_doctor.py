@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +241,36 @@ class TestTheSize:
         assert "workers-unknown" in ids(of_alias(said, "one"))
 
 
+class TestTheServer:
+    def test_one_that_takes_no_writes(self, observer, entry):
+        given = entry()
+        observer.query("SET GLOBAL read_only = 1")
+        try:
+            said, _ = report("--database=one", databases={"one": given})
+        finally:
+            observer.query("SET GLOBAL read_only = 0")
+        assert of_alias(said, "one")["facts"]["server"]["is_read_only"]
+        assert "read-only" in ids(of_alias(said, "one"))
+        said, _ = report("--database=one", databases={"one": given})
+        assert "read-only" not in ids(of_alias(said, "one"))
+
+    def test_one_that_is_full_or_was(self, observer, server, entry):
+        given = entry()
+        ((before,),) = observer.query("SELECT @@max_connections")
+        observer.query("SET GLOBAL max_connections = 10")
+        try:
+            with ExitStack() as stack:
+                while int(observer.query("SHOW STATUS LIKE 'Threads_connected'")[0][1]) < 9:
+                    stack.enter_context(server.connect())
+                said, _ = report("--database=one", databases={"one": given})
+        finally:
+            observer.query(f"SET GLOBAL max_connections = {before}")
+            observer.query("FLUSH STATUS")
+        found = of_alias(said, "one")
+        assert (found["facts"]["server"]["max_connections"], found["facts"]["server"]["connections"]) == (10, 10)
+        assert {"nearly-full", "was-full"} <= ids(found)
+
+
 class TestTheSettings:
     def test_the_systems_checks_are_told(self, entry):
         said, _ = report("--database=one", databases={"one": entry()})
@@ -288,6 +318,11 @@ class TestHowItEnds:
         done = run("doctor", *arguments)
         assert done.returncode == 2
         assert said in done.stderr
+
+    def test_with_an_alias_that_is_not_pooled(self, entry):
+        done = run_here("doctor", "--database=plain", databases={"plain": entry(pool=False)})
+        assert done.stderr == "The database alias 'plain' is not pooled."
+        assert done.returncode == 2
 
     def test_without_a_pool(self, server):
         stock = {**server.settings(DATABASE), "ENGINE": "django.db.backends.mysql"}

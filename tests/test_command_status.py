@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from django_mysqlpool.monitoring.process_files import SILENT_AFTER
+from django_mysqlpool.monitoring.process_files import SILENT_AFTER, replace
 from tests.commands import PooledProcess, environment, run, run_here, start
 from tests.helpers import DATABASE, eventually
 
@@ -311,6 +311,13 @@ class TestStatus:
         finally:
             os.kill(process.pid, signal.SIGCONT)
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root writes files of other users")
+    def test_what_root_writes_is_the_processs_own(self, folder):
+        (folder / "theirs").touch()
+        os.chown(folder / "theirs", 65534, 65534)
+        replace(folder / "mysqlpool-1.request", {}, (folder / "theirs").stat())
+        assert (folder / "mysqlpool-1.request").stat().st_uid == 65534
+
 
 class TestWatching:
     def test_lines_of_json(self, folder, start_process):
@@ -453,6 +460,20 @@ class TestDraining:
         assert self.answers(done) == {one.pid: "has not answered within 3 s", other.pid: "renews its connections"}
         assert done.returncode == 1
         assert {path.suffix for path in folder.iterdir()} == {".json"}, "it is not to happen later, when nobody waits"
+
+    def test_an_interrupt_withdraws_the_request(self, folder, start_process):
+        process = start_process()
+        self.ids(process)
+        written(folder, process.pid)
+        os.kill(process.pid, signal.SIGSTOP)
+        try:
+            draining = start("drain", folder=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            eventually(lambda: [path.suffix for path in folder.iterdir()], lambda found: ".request" in found)
+            draining.send_signal(signal.SIGINT)
+            draining.wait(timeout=30)
+        finally:
+            os.kill(process.pid, signal.SIGCONT)
+        assert {path.suffix for path in folder.iterdir()} == {".json"}
 
     def test_a_process_that_is_not_there(self, folder):
         done = run_here("drain", "1", folder=folder)

@@ -27,9 +27,10 @@ def view(folder: Path, processes: Sequence[Process], unreadable: int) -> list[El
     """
     elements: list[Element] = [Heading(f"{time.strftime('%H:%M:%S')}, {len(processes)} processes in {folder}")]
     for name in sorted({name for process in processes for name in process.pools}):
-        rows = [_row(process.pid, process.program, process.pools[name]) for process in processes if name in process.pools]
-        if len(rows) > 1:
-            rows.append(_sum([process.pools[name] for process in processes if name in process.pools]))
+        those = [process for process in processes if name in process.pools]
+        rows: list[Sequence[Any]] = [_row(process.pid, process.program, process.pools[name]) for process in those]
+        if len(those) > 1:
+            rows.append(_sum([process.pools[name] for process in those]))
         elements.append(Table(_HEADERS, rows, name))
     holders = _holders(processes)
     if holders:

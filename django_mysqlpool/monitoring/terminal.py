@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan", "proposal": "bold green"}
 #: The parts of a bar, and their colours: out, idle, and what could still be opened.
 _PARTS = (("█", "green"), ("▒", "cyan"), ("·", "dim"))
+_PLAIN_PARTS = str.maketrans("█▒·", "#+.")
 #: The colour of what is out while others wait.
 _SCARCE = "red"
 _BAR_WIDTH = 12
@@ -169,7 +170,9 @@ def _table_lines(table: Table) -> Iterator[str]:
 
 
 def _cell(cell: Cell) -> str:
-    return "".join(text for text, _ in cell.parts()) if isinstance(cell, Bar) else printable(str(cell))
+    if isinstance(cell, Bar):
+        return "".join(text for text, _ in cell.parts()).translate(_PLAIN_PARTS)
+    return printable(str(cell))
 
 
 # rich
@@ -181,7 +184,8 @@ def _console(out: TextIO) -> Console | None:
     except ImportError:
         return None
     # (A command's output is Django's wrapper of a file, which adds the end of a line to whatever has none.)
-    return Console(file=_Plain(out), force_terminal=True, highlight=False)  # type: ignore[arg-type]
+    console = Console(file=_Plain(out), force_terminal=True, highlight=False)  # type: ignore[arg-type]
+    return console if console.encoding.startswith("utf") else None
 
 
 class _Plain:

@@ -165,7 +165,8 @@ class TestTheFindings:
     def test_a_server_that_is_or_was_full(self):
         assert self.found(Crew(1, 10), limit=50, connections=90)["nearly-full"] == "warning"
         assert self.found(Crew(1, 10), limit=50, refused_as_full=3) == {"was-full": "warning"}
-        assert self.found(Crew(1, 10), limit=50, refused_as_full=None) == {}
+        assert self.found(Crew(1, 10), limit=50, most_connections=100) == {"was-full": "warning"}
+        assert self.found(Crew(1, 10), limit=50, most_connections=99, refused_as_full=None) == {}
 
     def test_no_limits(self):
         assert self.found(Crew(1, 10), limit=50, cap=None) == {"no-cap": "warning"}

@@ -97,10 +97,12 @@ class Command(BaseCommand):
 
     def doctor(self, terminal: Terminal, options: dict[str, Any]) -> int:
         """Examine the pooled aliases."""
-        aliases = options["database"] or pooled_aliases()
+        pooled = pooled_aliases()
+        aliases = options["database"] or pooled
         for alias in aliases:
-            if alias not in connections:
-                raise CommandError(f"DATABASES has no alias '{alias}'.", returncode=FAILED)
+            if alias not in pooled:
+                words = "The database alias '{}' is not pooled." if alias in connections else "DATABASES has no alias '{}'."
+                raise CommandError(words.format(alias), returncode=FAILED)
         if not aliases:
             raise CommandError("No database alias is pooled.", returncode=FAILED)
         folder = _folder()
@@ -166,15 +168,18 @@ def _drain(folder: Path, processes: list[Process], using: str | None, wait: floa
     asked = {process.pid: (process, request_drain(folder, process, using)) for process in processes}
     said: dict[int, tuple[bool, str]] = {}
     start = time.monotonic()
-    while len(said) < len(asked) and (waited := time.monotonic() - start) < wait:
-        now = {process.pid: process for process in read_processes(folder)[0]}
-        for pid, (process, identity) in asked.items():
-            if pid not in said and (answer := _answer(now.get(pid), process, identity, waited)) is not None:
-                said[pid] = answer
-        time.sleep(0.1)
-    for pid, (process, _) in asked.items():
-        if said.get(pid) != _LATER:
-            withdraw(folder, process)
+    try:
+        while len(said) < len(asked) and (waited := time.monotonic() - start) < wait:
+            now = {process.pid: process for process in read_processes(folder)[0]}
+            for pid, (process, identity) in asked.items():
+                if pid not in said and (answer := _answer(now.get(pid), process, identity, waited)) is not None:
+                    said[pid] = answer
+            time.sleep(0.1)
+    finally:  # after Ctrl-C, too
+        for pid, (process, _) in asked.items():
+            if said.get(pid) != _LATER:
+                withdraw(folder, process)
+    for pid in asked:
         said.setdefault(pid, (False, f"has not answered within {wait:g} s"))
     return [
         {"pid": pid, "program": process.program, "is_well": said[pid][0], "said": said[pid][1]}

@@ -43,7 +43,7 @@ class Server:
     connections: int
     #: Since its start.
     most_connections: int
-    #: Since its start, because it was full; ``None``: it does not count them.
+    #: Since its start, because it was full; ``None``: it does not count them. (MariaDB 10.11 counts, and always says 0.)
     refused_as_full: int | None
     #: Seconds.
     uptime: int

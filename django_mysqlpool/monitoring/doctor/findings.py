@@ -144,13 +144,14 @@ def _of_server(facts: AliasFacts) -> Iterator[Finding]:
             f"The server has {server.connections} connections, of {server.max_connections} at most.",
             "Look below at who has them; raise max_connections, or give the others smaller pools.",
         )
-    if server.refused_as_full:
+    if server.refused_as_full or server.most_connections >= server.max_connections:
+        refused = f", and has refused {server.refused_as_full}" if server.refused_as_full else ""
         yield Finding(
             "warning",
             "was-full",
-            f"The server was full, and has refused {server.refused_as_full} connections since its start "
-            f"{format_age(server.uptime)} ago.",
-            "Raise max_connections, or lower the sum of the pools' sizes. FLUSH STATUS begins the count anew.",
+            f"Since its start {format_age(server.uptime)} ago the server has had {server.most_connections} connections at "
+            f"once{refused}; max_connections is {server.max_connections}.",
+            "Raise max_connections, or lower the sum of the pools' sizes.",
         )
     if times.round_trip > LONG_ROUND_TRIP:
         yield Finding(

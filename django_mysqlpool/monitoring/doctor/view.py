@@ -90,7 +90,7 @@ def _facts(facts: AliasFacts) -> Facts:
     cap = "no limit" if pool.cap is None else f"at most {pool.cap} connections a process"
     shown.add("pool", f"{pool.pool_class}, {size}, {cap}")
     shown.add("wait_timeout", f"{server.wait_timeout} s")
-    refused = "" if server.refused_as_full is None else f", {server.refused_as_full} refused"
+    refused = f", {server.refused_as_full} refused" if server.refused_as_full else ""
     shown.add(
         "max_connections",
         f"{server.max_connections} ({server.connections} now, at most {server.most_connections}{refused} since the start)",
