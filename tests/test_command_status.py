@@ -20,7 +20,7 @@ import pytest
 
 from django_mysqlpool.monitoring.process_files import SILENT_AFTER, replace
 from tests.commands import PooledProcess, environment, run, run_here, start
-from tests.helpers import DATABASE, eventually
+from tests.helpers import DATABASE, eventually, holds
 
 pytestmark = [pytest.mark.python, pytest.mark.django]
 
@@ -84,6 +84,7 @@ def written(folder: Path, pid: int, is_so: Callable[[dict[str, Any]], bool] = la
 
 
 class TestTheFiles:
+    @holds
     def test_a_process_writes_what_its_pool_does(self, folder, start_process):
         process = start_process()
         process("ask()")
@@ -231,6 +232,7 @@ class TestTheSetting:
 
 
 class TestStatus:
+    @holds
     def test_all_processes(self, folder, two):
         one, other = two
         one("ask()")
@@ -320,6 +322,7 @@ class TestStatus:
 
 
 class TestWatching:
+    @holds
     def test_lines_of_json(self, folder, start_process):
         process = start_process()
         process("ask()")
