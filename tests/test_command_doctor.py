@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import re
@@ -15,7 +16,8 @@ from typing import Any
 import port_for
 import pytest
 
-from django_mysqlpool.management.commands.mysqlpool import Command
+from django_mysqlpool.management.commands import mysqlpool
+from django_mysqlpool.monitoring.doctor import diagnosis, findings
 from tests import DRIVER
 from tests.commands import run, run_here
 from tests.helpers import DATABASE, eventually, mysqlclient_only, numbers
@@ -283,6 +285,11 @@ class TestTheSettings:
         said, _ = report("--database=one", databases={"one": entry(options=brief)})
         assert "short-wait-timeout" in ids(of_alias(said, "one"))
 
+    def test_a_folder_that_is_not_there(self, entry, tmp_path):
+        said, code = report("--database=one", databases={"one": entry()}, folder=tmp_path / "missing")
+        assert "status-folder" in {finding["id"] for finding in said["findings"]}
+        assert code == 1
+
 
 class TestHowItEnds:
     def fine(self, entry) -> dict[str, Any]:
@@ -347,14 +354,14 @@ class TestThePage:
         rows = re.findall(r"^\| (`[a-z-]+`(?:, `[a-z-]+`)*) \| (\w+) \|", self.page, re.MULTILINE)
         explained = {number: level for numbers, level in rows for number in re.findall(r"`([a-z-]+)`", numbers)}
         made = {}
-        for name in ("findings", "diagnosis"):
-            source = (ROOT / "django_mysqlpool" / "monitoring" / "doctor" / f"{name}.py").read_text()
+        for module in (findings, diagnosis, mysqlpool):
+            source = inspect.getsource(module)
             made |= {number: level for level, number in re.findall(r'Finding\(\s*"(\w+)",\s*"([a-z-]+)"', source)}
         room = {"cap-over-server": "warning", "cap-over-account": "warning"}  # one place makes both
         assert explained == {**made, **room}
 
     def test_each_option_is_there(self):
-        parser = Command().create_parser("manage.py", "mysqlpool")
+        parser = mysqlpool.Command().create_parser("manage.py", "mysqlpool")
         (subparsers,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
         for name, subparser in subparsers.choices.items():
             assert f"mysqlpool {name}" in self.page

@@ -169,16 +169,19 @@ def remove_stale(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def request_drain(folder: Path, process: Process, using: str | None) -> str:
+def request_drain(folder: Path, process: Process, using: str | None) -> str | None:
     """Ask a process to renew its connections.
 
     :param folder: where the files are
     :param process: which one
     :param using: the database alias; ``None``: all pools
-    :returns: the request's id, which the answer has
+    :returns: the request's id, which the answer has; ``None``: the process has just ended
     """
     identity = os.urandom(8).hex()
-    owner = (folder / f"mysqlpool-{process.pid}.json").stat()
+    try:
+        owner = (folder / f"mysqlpool-{process.pid}.json").stat()
+    except FileNotFoundError:
+        return None
     request = {"id": identity, "start": process.start, "using": using}
     replace(folder / f"mysqlpool-{process.pid}.request", request, owner)
     return identity

@@ -23,7 +23,7 @@ from django_mysqlpool.monitoring import status_view
 from django_mysqlpool.monitoring.doctor import view as doctor_view
 from django_mysqlpool.monitoring.doctor.diagnosis import diagnose
 from django_mysqlpool.monitoring.doctor.examination import pooled_aliases
-from django_mysqlpool.monitoring.doctor.findings import LEVELS
+from django_mysqlpool.monitoring.doctor.findings import LEVELS, Finding
 from django_mysqlpool.monitoring.doctor.sizing import Crew, crew_of
 from django_mysqlpool.monitoring.process_files import (
     SETTING,
@@ -88,7 +88,7 @@ class Command(BaseCommand):
         run = {"doctor": self.doctor, "status": self.status, "drain": self.drain}[options["subcommand"]]
         try:
             code = run(terminal, options)
-        except ImproperlyConfigured as error:
+        except (ImproperlyConfigured, OSError) as error:  # of the folder
             raise CommandError(str(error), returncode=FAILED) from error
         if code:
             sys.exit(code)
@@ -105,9 +105,9 @@ class Command(BaseCommand):
                 raise CommandError(words.format(alias), returncode=FAILED)
         if not aliases:
             raise CommandError("No database alias is pooled.", returncode=FAILED)
-        folder = _folder()
-        processes = read_processes(folder)[0] if folder is not None and folder.is_dir() else []
+        processes, findings = _processes()
         report = diagnose(aliases, _crew(options, processes), processes)
+        report.findings += findings
         if options["json"]:
             data = {**asdict(report), "can_connect": report.can_connect}
             self.stdout.write(json.dumps(data, indent=2))
@@ -187,7 +187,7 @@ def _drain(folder: Path, processes: list[Process], using: str | None, wait: floa
     ]
 
 
-def _answer(now: Process | None, then: Process, identity: str, waited: float) -> tuple[bool, str] | None:
+def _answer(now: Process | None, then: Process, identity: str | None, waited: float) -> tuple[bool, str] | None:
     """What has become of a request, and if that is well; ``None``: nothing yet."""
     if now is None or now.start != then.start:
         return True, "has ended"
@@ -212,6 +212,18 @@ def _crew(options: dict[str, Any], processes: list[Process]) -> Crew:
 def _folder() -> Path | None:
     value = getattr(settings, SETTING, None)
     return None if value is None else checked_folder(value)
+
+
+def _processes() -> tuple[list[Process], list[Finding]]:
+    """The processes that have written, for the doctor, and what is wrong with their folder."""
+    folder = _folder()
+    if folder is None:
+        return [], []
+    try:
+        return read_processes(folder)[0], []
+    except OSError as error:
+        what = f"{SETTING} can't be read: {error}"
+        return [], [Finding("warning", "status-folder", what, "Make the folder, for the site's user.")]
 
 
 def _existing_folder() -> Path:

@@ -30,6 +30,9 @@ _VARIABLES = (
 _COUNTERS = (
     "Threads_connected Max_used_connections Connection_errors_max_connections Ssl_cipher Ssl_version Uptime"
 ).split()
+#: What goes for a server that does not say (a proxy, perhaps): the most that ``max_connections`` can be, and the default of
+#: ``wait_timeout``.
+_MOST_CONNECTIONS, _WAIT_TIMEOUT = 100_000, 28_800
 #: Threads of the server's own, which are no connections.
 _OWN_THREADS = {"system user", "event_scheduler"}
 
@@ -162,8 +165,8 @@ class _Examination:
             host=variables.get("hostname", ""),
             port=int(variables["port"]) if variables.get("port") else None,
             is_read_only=variables.get("read_only", "OFF") not in {"OFF", "0"},
-            wait_timeout=int(variables.get("wait_timeout", 0)),
-            max_connections=int(variables.get("max_connections", 0)),
+            wait_timeout=int(variables.get("wait_timeout", _WAIT_TIMEOUT)),
+            max_connections=int(variables.get("max_connections", _MOST_CONNECTIONS)),
             connections=int(counters.get("threads_connected", 0)),
             most_connections=int(counters.get("max_used_connections", 0)),
             refused_as_full=None if refused is None else int(refused),

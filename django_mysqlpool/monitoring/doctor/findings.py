@@ -137,7 +137,7 @@ def _of_server(facts: AliasFacts) -> Iterator[Finding]:
             f"The server {server.host} takes no writes: it is a replica, or set to read_only.",
             "If this alias is to write, correct HOST, or look why the server is read-only.",
         )
-    if server.max_connections and server.connections >= NEARLY_FULL * server.max_connections:
+    if server.connections >= NEARLY_FULL * server.max_connections:
         yield Finding(
             "warning",
             "nearly-full",
