@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .process_files import Process
-from .terminal import Bar, Element, Heading, Note, Table
+from .terminal import Bar, Element, Heading, Note, Table, counted
 
 #: Holders that are shown, the longest; and processes whose advice is.
 MOST_HOLDERS, MOST_ADVICE = 5, 5
@@ -25,7 +25,9 @@ def view(folder: Path, processes: Sequence[Process], unreadable: int) -> list[El
     :param processes: what was read
     :param unreadable: how many files could not be
     """
-    elements: list[Element] = [Heading(f"{time.strftime('%H:%M:%S')}, {len(processes)} processes in {folder}")]
+    elements: list[Element] = [
+        Heading(f"{time.strftime('%H:%M:%S')}, {counted(len(processes), 'process', 'processes')} in {folder}")
+    ]
     for name in sorted({name for process in processes for name in process.pools}):
         those = [process for process in processes if name in process.pools]
         rows: list[Sequence[Any]] = [_row(process.pid, process.program, process.pools[name]) for process in those]

@@ -92,6 +92,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number and its noun."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
 class Terminal:
     """Where a command writes to.
 

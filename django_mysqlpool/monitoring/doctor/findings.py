@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from django_mysqlpool.monitoring.terminal import counted
+
 from .facts import AliasFacts
-from .sizing import Crew, Room, counted
+from .sizing import Crew, Room
 
 #: From the least to the worst.
 LEVELS = ("info", "warning", "error")

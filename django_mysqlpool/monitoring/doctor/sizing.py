@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from django_mysqlpool.middleware.asgi import DEFAULT_THREADS
+from django_mysqlpool.monitoring.terminal import counted
 
 from .facts import AliasFacts
 
@@ -172,8 +173,3 @@ def propose(crew: Crew, room: Room) -> Proposal | None:
         wanted = f"a process has {counted(crew.threads, 'thread')}, and needs no more than a connection for each"
     why = f"There is room for {counted(room.least, 'connection')}: for {share} each with {by}; {wanted}."
     return Proposal(size, 0, size * crew.processes, why)
-
-
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """A number and its noun."""
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"
