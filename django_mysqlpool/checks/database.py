@@ -52,7 +52,7 @@ def check_encryption(databases: Sequence[str] | None = None, **kwargs: object) -
             id="django_mysqlpool.E005",
         )
         for alias, _ in _of(databases)
-        if (asked := _asks_for_tls(connections[alias].settings_dict["OPTIONS"])) and not _ask(alias).cipher
+        if (asked := asks_for_tls(connections[alias].settings_dict["OPTIONS"])) and not _ask(alias).cipher
     ]
 
 
@@ -120,7 +120,7 @@ def _ask(alias: str) -> _Server:
     return _Server._make((*numbers, row[1] if row else ""))
 
 
-def _asks_for_tls(options: Mapping[str, Any]) -> str | None:
+def asks_for_tls(options: Mapping[str, Any]) -> str | None:
     """The words for the option that wants encryption; ``None``: none does."""
     mode = str(options.get("ssl_mode", "")).upper()
     if mode in _TLS_MODES:

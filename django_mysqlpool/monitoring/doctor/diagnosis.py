@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from django.core.checks.registry import registry
-from django.core.exceptions import ImproperlyConfigured
 
 from django_mysqlpool import checks
 
@@ -87,13 +86,10 @@ def _of_settings() -> list[Finding]:
     """What the package's own system checks say, those of ``check --deploy`` too."""
     found: list[Finding] = []
     for check in registry.get_checks(include_deployment_checks=True):
-        if check.__module__ != checks.__name__:
+        # (Of an alias with wrong options it is told why it can't connect.)
+        if not check.__module__.startswith(f"{checks.__name__}.") or check is checks.check_wrong_options:
             continue
-        try:
-            messages = check(app_configs=None, databases=None)
-        except ImproperlyConfigured:  # of an alias, of which it is told
-            continue
-        for message in messages:
+        for message in check(app_configs=None, databases=None):
             level = next(name for number, name in _LEVEL_OF if message.level >= number)
             found.append(Finding(level, str(message.id), str(message.msg), str(message.hint or "")))
     return found

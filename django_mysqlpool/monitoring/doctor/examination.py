@@ -12,6 +12,7 @@ from typing import Any
 
 from django.db import connections
 
+from django_mysqlpool.checks.database import asks_for_tls
 from django_mysqlpool.mysqlpool.drivers.sockets import peer_of
 from django_mysqlpool.mysqlpool.functions import is_mariadb
 from django_mysqlpool.mysqlpool.masking import ConnectionParams
@@ -48,9 +49,10 @@ def pooled_aliases() -> list[str]:
 
 def _may_be_pooled(alias: str) -> bool:
     try:
-        return getattr(connections[alias], "pool_options", None) is not None
+        wrapper = connections[alias]
     except Exception:  # of the alias' settings, which examine() tells
         return True
+    return any(getattr(wrapper, name, None) is not None for name in ("pool_options", "wrong_options"))
 
 
 def examine(alias: str) -> AliasFacts:
@@ -58,6 +60,7 @@ def examine(alias: str) -> AliasFacts:
     facts = AliasFacts(alias)
     try:
         wrapper: Any = connections.create_connection(alias)
+        wrapper.refuse_wrong_options()
         pool = wrapper.pool
         facts.pool = PoolFacts(
             pool.name,
@@ -134,7 +137,7 @@ class _Examination:
         self._facts.tls = Tls(
             counters.get("ssl_version") or None,
             counters.get("ssl_cipher") or None,
-            _asks_for_tls(self._wrapper.settings_dict["OPTIONS"]),
+            asks_for_tls(self._wrapper.settings_dict["OPTIONS"]) is not None,
         )
         self._facts.server = self._server(variables, counters)
         rights = self._rights()
@@ -211,13 +214,6 @@ def _by_user_and_host(clients: list[tuple[str, str, bool]]) -> list[Users]:
 def _has_process(rights: str) -> bool:
     found = re.findall(r"^GRANT (.+?) ON \*\.\* TO", rights, re.MULTILINE)
     return any(right.strip() in {"PROCESS", "ALL PRIVILEGES"} for listed in found for right in listed.split(","))
-
-
-def _asks_for_tls(options: Mapping[str, Any]) -> bool:
-    mode = str(options.get("ssl_mode") or "").upper()
-    if mode in {"DISABLED", "PREFERRED"}:
-        return False
-    return bool(options.get("ssl") or mode)
 
 
 def _is_local(address: str | None) -> bool:
