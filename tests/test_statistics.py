@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -561,3 +562,26 @@ def test_a_handler_that_writes_through_the_orm_is_told_once(make_alias, traced):
 
 def test_there_is_one_pool_for_each_name():
     assert set(pool_statistics()) == set(pool_status())
+
+
+# The server's address
+
+
+class TestAddress:
+    def test_of_a_socket(self, make_alias, observer):
+        ((path,),) = observer.query("SELECT @@socket")
+        if not Path(path).is_socket():
+            pytest.skip("the server is on another machine")
+        wrapper = make_alias(HOST=path)
+        assert status_of(wrapper)["address"] is None  # nothing is open yet
+        look(wrapper.alias)
+        assert status_of(wrapper)["address"] == path
+
+    @mysqlclient_only("about its option files")
+    def test_of_an_option_file(self, make_alias, observer, tmp_path):
+        ((port,),) = observer.query("SELECT @@port")
+        file = tmp_path / "my.cnf"
+        file.write_text(f"[client]\nhost = 127.0.0.1\nport = {port}\n")
+        wrapper = make_alias(HOST="", PORT="", options={"read_default_file": str(file)})
+        look(wrapper.alias)
+        assert status_of(wrapper)["address"] == f"127.0.0.1:{port}"

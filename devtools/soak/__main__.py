@@ -50,6 +50,7 @@ def options(chance: Random, release: str, has_tls: bool) -> dict[str, Any]:
         "recycle": 6,
         "ping_after": chance.choice((0, 1, 30)),
         "reset": chance.choice(("dirty", "dirty", "always")),
+        "leak_after": 5,
     }
     tls = {"ssl_mode": "REQUIRED"} if has_tls and chance.random() < 0.5 else {}
     return {"pool": pool, "connect_timeout": 3, "read_timeout": 4, "write_timeout": 4, **tls}

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -36,17 +36,15 @@ settings.configure(DATABASES={"default": json.loads(os.environ[VARIABLE])}, USE_
 django.setup()
 
 from devtools.soak import bank  # noqa: E402
+from devtools.soak.monitors import Monitors  # noqa: E402
 from django_mysqlpool import (  # noqa: E402
     PooledThreadPoolExecutor,
     auto_close_db,
     close_pool,
     drain_pool,
-    pool_statistics,
     pool_status,
     resize_pool,
-    signals,
 )
-from django_mysqlpool.mysqlpool.log import tell  # noqa: E402
 from django_mysqlpool.mysqlpool.pool.registry import registry  # noqa: E402
 
 #: Seconds until what has been stopped must have ended.
@@ -58,7 +56,7 @@ TRIM: Callable[[int], object] = getattr(ctypes.CDLL(None), "malloc_trim", lambda
 class Worker:
     """The threads of this process, and what the soak orders it to do."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, folder: Path) -> None:
         self.bank = bank.Bank(recorder, Random())
         self.interrupter = Interrupter(recorder, self.bank.chance)
         self.record = recorder.record
@@ -66,19 +64,7 @@ class Worker:
         self.descriptors = self.process.num_fds()
         self.dead: deque[object] = deque(maxlen=3)
         self.stopping = threading.Event()
-        self.counting = threading.Lock()
-        #: How often each signal was received.
-        self.signals: Counter[str] = Counter()
-        self.receivers = {
-            signals.connection_opened: partial(self._receive, "opened"),
-            signals.connection_closed: partial(self._receive, "closed"),
-            signals.checkout_waited: partial(self._receive, "waited"),
-            signals.checkout_timed_out: partial(self._receive, "timed out"),
-            signals.leak_detected: partial(self._receive, "leak"),
-            signals.server_changed: partial(self._receive, "another server"),
-        }
-        for signal_of_pools, receiver in self.receivers.items():
-            signal_of_pools.connect(receiver)
+        self.monitors = Monitors(folder)
         self.executor = PooledThreadPoolExecutor(thread_name_prefix="executor")
         transfer = self.bank.transfer
         ways: list[Callable[[], object]] = [auto_close_db(transfer), lambda: self.executor.submit(transfer).result()]
@@ -89,10 +75,6 @@ class Worker:
         self.threads = [threading.Thread(target=self._work, args=(way,)) for way in ways * 2]
         #: ``None`` is the last one.
         self.orders: SimpleQueue[str | None] = SimpleQueue()
-
-    def _receive(self, name: str, **facts: object) -> None:
-        with self.counting:
-            self.signals[name] += 1
 
     def _work(self, way: Callable[[], object]) -> None:
         while not self.stopping.wait(self.bank.chance.uniform(0, bank.LONGEST_PAUSE)):
@@ -136,11 +118,8 @@ class Worker:
             status = pool.status()
             if status["open"] > status["cap"] + surplus:
                 self.record(VIOLATION, f"the cap is passed: {status}")
-        for counts in pool_statistics().values():
-            if counts["opened"] != sum(counts["closed"].values()) + counts["open"]:
-                self.record(VIOLATION, f"what was opened is neither closed nor open: {counts}")
-            if counts["checkouts"] != counts["checkins"] + counts["out"]:
-                self.record(VIOLATION, f"what was checked out is neither back nor out: {counts}")
+        for wrong in self.monitors.look():
+            self.record(VIOLATION, wrong)
         TRIM(0)  # what has been freed, and is kept for later, does not count
         self.record(MEMORY, self.process.memory_info().rss)
 
@@ -188,20 +167,9 @@ class Worker:
         self._eventually(lambda: sum(status["out"] for status in pool_status().values()), 0, "connections out")
         self._use_all_slots()
         close_pool()
-        self._eventually(self._wrong_signals, {}, "signals that were sent too often, or not at all")
+        self._eventually(self.monitors.wrong_signals, {}, "signals that were sent too often, or not at all")
         self._eventually(self.process.num_threads, 1, "threads")
         self._eventually(lambda: self.process.num_fds() - self.descriptors, 0, "descriptors more than at first")
-
-    def _wrong_signals(self) -> dict[str, tuple[int, int]]:
-        """How often signals were sent that should have been sent as often as the second number, at most.
-
-        (An interrupt may come when one is about to be sent.)
-        """
-        tell()
-        (counts,) = pool_statistics().values()
-        wanted = {"opened": counts["opened"], "closed": sum(counts["closed"].values())}
-        sent = {name: (self.signals[name], number) for name, number in wanted.items()}
-        return {name: numbers for name, numbers in sent.items() if numbers[0] > numbers[1] or not all(numbers)}
 
     def _use_all_slots(self) -> None:
         """Have as many connections out at once as the cap allows."""
@@ -239,4 +207,6 @@ if __name__ == "__main__":
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(threadName)s %(message)s")
-    Worker(Recorder(Path(sys.argv[1]))).run()
+    logging.getLogger().handlers[0].setLevel(logging.INFO)
+    file = Path(sys.argv[1])
+    Worker(Recorder(file), file.parent).run()
