@@ -19,6 +19,7 @@ DIRTY = {
     r"SET SESSION TRANSACTION ISOLATION LEVEL": "Django's set-up of a new session, which is no dirt",
     r"(CREATE|ALTER|DROP|ANALYZE) ": "migrations and other DDL",
     r"SELECT @@innodb_strict_mode": "reads system variables: django-mysql's checks",
+    r"SELECT @@max_connections": "likewise: this package's checks of a database",
     r"(SET|SELECT) (@@lock_wait_timeout|@overridden_\w+)": "variables: django-mysql's override_mysql_variables",
     r"SET FOREIGN_KEY_CHECKS = [01]": "variables: Django's flush of the tables, for a TransactionTestCase",
     r"SELECT (GET|RELEASE)_LOCK\(%s": "a lock that lives in the session: django-mysql's Lock",
