@@ -486,6 +486,24 @@ class TestResize:
         assert wrapper.pool.source.queue.store.number == 3
         assert_all_adds_up(wrapper)
 
+    def test_connections_that_are_on_their_way_back(self, make_alias, monkeypatch):
+        """They were found fit to be kept before the cap was lowered."""
+        wrapper = make_alias(pool={"pool_size": 2, "max_overflow": 0})
+        source = wrapper.pool.source
+        both, release = threading.Barrier(2, timeout=60), source.release
+
+        def release_together(entry: Any, **keep: bool) -> None:
+            if both.wait() == 0:
+                resize_pool(wrapper.alias, pool_size=1)
+            both.wait()
+            release(entry, **keep)
+
+        monkeypatch.setattr(source, "release", release_together)
+        hold_at_once(wrapper.alias, 2)
+        monkeypatch.undo()
+        eventually(lambda: status_of(wrapper)["open"], lambda number: number == 1)
+        assert statistics_of(wrapper)["closed"] == {"surplus": 1}
+
     @pytest.mark.parametrize(
         ("sizes", "words"),
         [

@@ -237,9 +237,13 @@ class SlotPool(Pool):
         self.idle_slots.close_all(reason)
 
     def resize(self, pool_size: int, max_overflow: int) -> None:
-        """Change the cap. What is idle above it is closed now; what is out, at its checkin."""
+        """Change the cap. What is idle above it is closed now; what is out, at its checkin, or soon after."""
         self.is_resized, self.pool_size = True, pool_size
         self.queue.resize(_cap(pool_size, max_overflow))
+        self.close_surplus()
+
+    def close_surplus(self) -> None:
+        """Close idle connections above the cap. Those that were on their way back when that was lowered are found later."""
         if self.surplus:
             self.idle_slots.trim(0, max(self.checkedin() - self.surplus, 0), "surplus")
 

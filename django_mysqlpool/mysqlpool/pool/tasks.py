@@ -150,6 +150,7 @@ class KeepIdle(QueueTask):
         # (What has been opened while the pool was closed is not wanted either.)
         self._ahead = time.monotonic() + min(RENEW_AHEAD, 0.1 * pool.server.lifetime)
         closed = source.idle_slots.close_unfit(self._reason_to_close)
+        source.close_surplus()
         if pool.pressure.is_high:
             source.idle_slots.trim(min(IDLE_UNDER_PRESSURE, source.idle_timeout), 0, "yielded")
             return
