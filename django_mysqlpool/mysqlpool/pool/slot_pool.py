@@ -253,11 +253,6 @@ class SlotPool(Pool):
         return self.queue
 
     @property
-    def max_overflow(self) -> int:
-        """How many connections may be open beyond ``pool_size``; -1: any number."""
-        return -1 if self.cap is None else self.cap - self.pool_size
-
-    @property
     def surplus(self) -> int:
         """How many slots there are above the cap."""
         return self.queue.store.surplus
