@@ -233,7 +233,8 @@ class TestWhenWrongSettingsAreFound:
         assert found_at(WRONG="other", STOCK="default", MIDDLEWARE=MIDDLEWARE) == "start"
 
     def test_of_another_by_the_checks(self, found_at):
-        assert found_at(WRONG="other", APPS=MODELS) == "check"
+        # (With models Django 6.1 asks the server, which is not there, before it shows what any check has found.)
+        assert found_at(WRONG="other", APPS=MODELS if django.VERSION < (6, 1) else "") == "check"
 
     @pytest.mark.skipif(django.VERSION >= (6, 1), reason="its checks of models ask the server, which is not there")
     def test_by_the_first_use_if_the_checks_are_not_registered(self, found_at):

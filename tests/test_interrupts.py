@@ -12,11 +12,12 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,9 @@ from django.http import HttpRequest, HttpResponse
 import django_mysqlpool
 from django_mysqlpool import auto_close_db
 from django_mysqlpool.middleware import ConnectionReleaseMiddleware, ConnectionReleaseWSGI
-from tests.helpers import DATABASE, RELEASE, status_of
+from django_mysqlpool.mysqlpool.pool import connector
+from django_mysqlpool.mysqlpool.pool import pool as pool_module
+from tests.helpers import DATABASE, RELEASE, eventually, status_of
 
 # Python tells nobody of what is raised in a finalizer: Django's own fail for what an interrupt has left half made.
 pytestmark = [pytest.mark.python, pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
@@ -271,6 +274,48 @@ def test_a_signal_during_thousands_of_units_of_work(unit, make_alias):
     assert_outside_of_work(wrapper.alias)
     kept.clear()
     gc.collect()  # here, and not in a later test, where what finalizers raise would be a failure
+
+
+def test_one_at_a_checkin_keeps_its_thread_from_no_connection(make_alias, monkeypatch):
+    """The lease has not ended, and it has the only slot."""
+    wrapper = make_alias(pool={"pool_size": 1, "max_overflow": 0, "timeout": 5})
+
+    def interrupt(*_: object) -> int:
+        raise Interrupt
+
+    wrapper.ensure_connection()
+    with monkeypatch.context() as patch:
+        patch.setattr(pool_module, "bisect_left", interrupt)
+        with pytest.raises(Interrupt):
+            wrapper.close()
+    wrapper.connection = None  # Django has not come to that
+    work(wrapper.alias)
+    wrapper.close()
+    assert status_of(wrapper)["open"] == status_of(wrapper)["idle"] == 1
+
+
+def test_one_just_after_a_connect_leaves_no_connection(make_alias, observer, monkeypatch):
+    wrapper = make_alias(pool={"pool_size": 1, "max_overflow": 0})
+    has_opened = False
+
+    def note(*_: object) -> None:
+        nonlocal has_opened
+        has_opened = True
+
+    def monotonic() -> float:
+        if has_opened:
+            raise Interrupt
+        return time.monotonic()
+
+    open_connection = wrapper.open_connection
+    monkeypatch.setattr(wrapper, "open_connection", lambda params: (open_connection(params), note())[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(connector, "time", SimpleNamespace(monotonic=monotonic))
+        with pytest.raises(Interrupt) as kept:
+            wrapper.ensure_connection()
+    assert kept  # with all its frames
+    user = wrapper.settings_dict["USER"]
+    eventually(lambda: observer.connections_of(user), lambda pids: not pids)
 
 
 class InterrupterOfThreading:

@@ -83,7 +83,8 @@ class TestItsStart:
         none_at_work()
         maintenance.thread = threading.Thread(target=lambda: None)  # as an interrupt may leave it
         wrapper.ensure_connection()
-        assert maintenance.thread.is_alive()
+        # (It may just be handing over to another one.)
+        eventually(lambda: maintenance.thread, lambda thread: thread is not None and thread.is_alive())
 
     def test_where_there_is_no_thread_to_be_had_it_says_so_once_and_tries_later(self, make_alias, monkeypatch, caplog):
         wrapper = make_alias()

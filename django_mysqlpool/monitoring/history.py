@@ -9,13 +9,12 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from django_mysqlpool import pool_statistics, signals
+from django_mysqlpool import pool_statistics
 from django_mysqlpool.mysqlpool.log import say
-from django_mysqlpool.mysqlpool.pool import fork
+from django_mysqlpool.mysqlpool.pool import events, fork
 from django_mysqlpool.mysqlpool.pool.maintenance import maintenance
 
 #: Seconds between two points of the chart, and the most points of a pool: five minutes.
@@ -99,12 +98,15 @@ class History:
         """Remember an event; one that happens again soon is counted."""
         now = time.monotonic()
         with self._lock:
-            for event in self._events:
-                if (event.pool, event.text) == (pool, text) and now - event.first < SAME_FOR:
-                    event.count += 1
-                    event.last = now
-                    return
-            self._events.append(Event(pool, kind, text, now, now))
+            event = self._recent(pool, text, now)
+            if event is None:
+                self._events.append(Event(pool, kind, text, now, now))
+            else:
+                event.count, event.last = event.count + 1, now
+
+    def _recent(self, pool: str, text: str, now: float) -> Event | None:
+        same = (event for event in self._events if (event.pool, event.text) == (pool, text))
+        return next((event for event in same if now - event.first < SAME_FOR), None)
 
     def of_pool(self, name: str) -> dict[str, Any]:
         """The last minutes of a pool.
@@ -139,7 +141,7 @@ class History:
         """The last events, the newest first."""
         now = time.monotonic()
         with self._lock:
-            events = sorted(self._events, key=lambda event: event.last, reverse=True)
+            newest_first = sorted(self._events, key=lambda event: event.last, reverse=True)
             return [
                 {
                     "ago": round(now - event.last, 1),
@@ -148,36 +150,32 @@ class History:
                     "text": event.text,
                     "count": event.count,
                 }
-                for event in events
+                for event in newest_first
             ]
 
 
 history = History()
 
 
-#: The kind of an event and its text, of the facts that the signal tells. (A checkout that waited is no event here: under
-#: load each one is. The chart shows the waiting, and the rate counts it.)
+#: The kinds of events that are remembered, and their texts, of the facts that belong to them. (A checkout that waited is
+#: none: under load each one is. The chart shows the waiting, and the rate counts it.)
 _NOTED = {
-    "connection_opened": ("opened", "connection opened"),
-    "connection_closed": ("closed", "connection closed: {reason}"),
-    "checkout_timed_out": ("timeout", "PoolTimeout for alias {alias}"),
-    "leak_detected": ("leak", "out for longer than leak_after: {thread}"),
-    "server_changed": ("server", "another server: {after[0]} ({after[1]}) after {before[0]} ({before[1]})"),
+    "opened": "connection opened",
+    "closed": "connection closed: {reason}",
+    "timeout": "PoolTimeout for alias {alias}",
+    "leak": "out for longer than leak_after: {thread}",
+    "server_changed": "another server: {after[0]} ({after[1]}) after {before[0]} ({before[1]})",
 }
 
 
-def _receiver(kind: str, text: str) -> Callable[..., None]:
-    def receive(*, pool: str, **named: Any) -> None:
-        history.note(pool, kind, text.format_map(named))
-
-    return receive
+def _observe(kind: str, pool: Any, facts: dict[str, Any]) -> None:
+    history.note(pool.name, kind, _NOTED[kind].format_map(facts))
 
 
 def record() -> None:
     """Begin to remember; a second call changes nothing."""
     if history.sample in maintenance.after_round:
         return
-    for name, (kind, text) in _NOTED.items():
-        getattr(signals, name).connect(_receiver(kind, text), weak=False)
+    events.observe(_observe, *_NOTED)
     fork.take_part(history)
     maintenance.after_round.append(history.sample)

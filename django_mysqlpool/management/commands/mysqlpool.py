@@ -42,6 +42,10 @@ RESTING_AFTER = 2.0
 #: The answer for a process that rests with connections open. Its request stays.
 _LATER = (True, "renews its connections after its next checkout")
 
+#: By their PIDs: the processes with the ids of the requests to them; what they have said, and if that is well.
+Asked = dict[int, tuple[Process, str | None]]
+Said = dict[int, tuple[bool, str]]
+
 
 class Command(BaseCommand):
     """The command, with a method for each subcommand."""
@@ -165,26 +169,36 @@ class Command(BaseCommand):
 
 def _drain(folder: Path, processes: list[Process], using: str | None, wait: float) -> list[dict[str, Any]]:
     """Ask processes, wait until all have answered or the time is over, and withdraw what was not taken."""
-    asked = {process.pid: (process, request_drain(folder, process, using)) for process in processes}
-    said: dict[int, tuple[bool, str]] = {}
-    start = time.monotonic()
+    asked: Asked = {process.pid: (process, request_drain(folder, process, using)) for process in processes}
+    said: Said = {}
     try:
-        while len(said) < len(asked) and (waited := time.monotonic() - start) < wait:
-            now = {process.pid: process for process in read_processes(folder)[0]}
-            for pid, (process, identity) in asked.items():
-                if pid not in said and (answer := _answer(now.get(pid), process, identity, waited)) is not None:
-                    said[pid] = answer
-            time.sleep(0.1)
+        _hear(folder, asked, said, wait)
     finally:  # after Ctrl-C, too
-        for pid, (process, _) in asked.items():
-            if said.get(pid) != _LATER:
-                withdraw(folder, process)
+        _withdraw(folder, asked, said)
     for pid in asked:
         said.setdefault(pid, (False, f"has not answered within {wait:g} s"))
     return [
         {"pid": pid, "program": process.program, "is_well": said[pid][0], "said": said[pid][1]}
         for pid, (process, _) in asked.items()
     ]
+
+
+def _hear(folder: Path, asked: Asked, said: Said, wait: float) -> None:
+    """Note what processes say, until all have said something or the time is over."""
+    start = time.monotonic()
+    while len(said) < len(asked) and (waited := time.monotonic() - start) < wait:
+        now = {process.pid: process for process in read_processes(folder)[0]}
+        for pid, (process, identity) in asked.items():
+            if pid not in said and (answer := _answer(now.get(pid), process, identity, waited)) is not None:
+                said[pid] = answer
+        time.sleep(0.1)
+
+
+def _withdraw(folder: Path, asked: Asked, said: Said) -> None:
+    """Withdraw the requests that were not taken."""
+    for pid, (process, _) in asked.items():
+        if said.get(pid) != _LATER:
+            withdraw(folder, process)
 
 
 def _answer(now: Process | None, then: Process, identity: str | None, waited: float) -> tuple[bool, str] | None:

@@ -179,8 +179,9 @@ class Connector:
             self._statistics.note_open_failure()
             self._note_connect_error(error, params["connect_timeout"] if is_refusal else math.inf)
             raise
-        seconds = time.monotonic() - began
+        # (Nothing comes in between: an interrupt would leave an open connection to whoever keeps it.)
         try:
+            seconds = time.monotonic() - began
             session = Session(connection, record, generation, borrower.driver, request)
             change = self._server.note_server(connection.get_server_info(), peer_of(session.descriptor))
             self.source.opened(connection)

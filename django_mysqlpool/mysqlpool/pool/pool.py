@@ -134,6 +134,9 @@ class Pool:
         lease = self.checkout_idle(borrower)
         if lease is not None:
             return lease
+        stray = borrower.reference.lease
+        if stray is not None:  # an interrupt has lost it; it has a slot, perhaps the only one
+            stray.pool.reclaimer.close_stray(stray)
         request = ConnectRequest(monotonic() + self.source.timeout, borrower=borrower, params=params)
         was_held = here.is_held
         try:
