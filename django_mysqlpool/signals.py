@@ -2,6 +2,7 @@
 
 Each is sent by ``send_robust()``, with the class ``Pool`` as the sender, when nothing is in the middle of anything: a
 moment after the event, by any thread. So a receiver may use the ORM. Nothing is spent on a signal that nobody receives.
+(Django logs what a receiver raises, an interrupt that is an ``Exception`` among it, such as Celery's soft time limit.)
 
 All of them have ``pool``, its name as in ``pool_status()``, and ``aliases``, the database aliases that lead to it.
 """
