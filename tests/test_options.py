@@ -222,8 +222,8 @@ class TestErrors:
             ("mysqlclient", "10", "a whole number of seconds"),
             ("mysqlclient", 1.5, "a whole number of seconds"),
             ("mysqlclient", None, "a whole number of seconds"),
-            ("PyMySQL", "10", "a number of seconds above 0"),
-            ("PyMySQL", 0, "a number of seconds above 0"),
+            ("PyMySQL", "10", "a number of seconds"),
+            ("PyMySQL", -1, "a number of seconds"),
         ],
     )
     def test_timeouts_of_the_driver(self, key, driver, value, words):
@@ -236,6 +236,9 @@ class TestErrors:
         assert pool_options("shop", {"OPTIONS": {"connect_timeout": 10, "read_timeout": 0}}) is not None
         pymysql = {"connect_timeout": 1.5, "read_timeout": None, "write_timeout": 2}
         assert pool_options("shop", {"OPTIONS": pymysql}, "PyMySQL") is not None
+        assert pool_options("shop", {"OPTIONS": {"read_timeout": 0}}, "PyMySQL") is not None  # no limit
+        with pytest.raises(ImproperlyConfigured, match="'connect_timeout'. is 0; it must be a number of seconds above 0"):
+            pool_options("shop", {"OPTIONS": {"connect_timeout": 0}}, "PyMySQL")
         assert pool_options("shop", {"OPTIONS": {"pool": False, "read_timeout": "x"}}) is None
 
     @pytest.mark.parametrize("max_age", [None, 60])

@@ -37,7 +37,7 @@ _SECONDS = Rule(lambda v: _is_number(v) and v >= 0, "a number of seconds, 0 or m
 _COUNT = Rule(lambda v: _is_whole(v) and v >= 0, "a whole number, 0 or more")
 _BOOLEAN = Rule(lambda v: isinstance(v, bool), "True or False")
 _WHOLE_SECONDS = Rule(lambda v: _is_whole(v) and v >= 0, "a whole number of seconds")
-_SECONDS_OR_NONE = Rule(lambda v: v is None or (_is_number(v) and v > 0), "None or a number of seconds above 0")
+_SECONDS_OR_NONE = Rule(lambda v: v is None or _SECONDS.accepts(v), "None or a number of seconds, 0 or more")
 
 RULES: dict[str, Rule] = {
     "pool_size": _COUNT,
