@@ -405,9 +405,9 @@ class TestDrain:
             futures = [executor.submit(work) for _ in range(4)]
             try:
                 for _ in range(20):
-                    before = statistics_of(wrapper)["closed"].get("drained", 0)
+                    before = set(wrapper.pool.sessions)
                     drain_pool()
-                    eventually(lambda: statistics_of(wrapper)["closed"].get("drained", 0), before.__lt__)
+                    eventually(lambda old=before: old & wrapper.pool.sessions, lambda left: not left)
             finally:
                 stop.set()
             assert all(future.result(60) for future in futures)
