@@ -29,7 +29,8 @@ from django_mysqlpool import (
 )
 from django_mysqlpool.mysqlpool.backend.pools import pool_holders
 from django_mysqlpool.mysqlpool.log import tell
-from django_mysqlpool.mysqlpool.pool import trace
+from django_mysqlpool.mysqlpool.pool import pool, trace
+from django_mysqlpool.mysqlpool.pool.connection import Lease
 from django_mysqlpool.mysqlpool.pool.maintenance import PoolMaintenance
 from tests.helpers import (
     backend_pid,
@@ -130,6 +131,20 @@ def test_and_with_a_pool_class_of_sqlalchemys(make_alias):
         assert counts["checkouts"] == counts["checkins"] == 3
         close_pool(wrapper.alias)
         assert not wrong_sums(statistics_of(wrapper))
+
+
+def test_a_connection_that_two_threads_get_at_once(make_alias, monkeypatch):
+    wrapper = make_alias(pool={"pool_class": "StaticPool"})
+    look(wrapper.alias)
+    both = threading.Barrier(2, timeout=60)
+
+    def lend_together(*facts: Any) -> Lease:
+        both.wait()
+        return Lease(*facts)
+
+    monkeypatch.setattr(pool, "Lease", lend_together)
+    hold_at_once(wrapper.alias, 2)
+    assert not wrong_sums(statistics_of(wrapper))
 
 
 # Reasons
@@ -503,6 +518,15 @@ class TestResize:
         monkeypatch.undo()
         eventually(lambda: status_of(wrapper)["open"], lambda number: number == 1)
         assert statistics_of(wrapper)["closed"] == {"surplus": 1}
+
+    def test_a_size_that_is_not_named_is_as_it_was(self, make_alias):
+        wrapper = make_alias(pool={"pool_size": 0, "max_overflow": 3})
+        assert status_of(wrapper)["cap"] is None
+        resize_pool(wrapper.alias, pool_size=2)
+        assert status_of(wrapper)["cap"] == 5
+        resize_pool(wrapper.alias, max_overflow=-1)
+        resize_pool(wrapper.alias, pool_size=4)
+        assert status_of(wrapper)["cap"] is None
 
     @pytest.mark.parametrize(
         ("sizes", "words"),

@@ -367,6 +367,18 @@ class TestLostSlots:
         assert not slots.store.absent()
 
 
+class TestResizing:
+    def test_a_lost_slot_is_one_of_those_that_have_to_go(self):
+        slots = queue(2)
+        taken = [slots.acquire(SlotRequest()) for _ in range(2)]
+        slots.resize(1)
+        assert slots.store.surplus == 1
+        slots.replace(taken[0])
+        assert slots.store.surplus == 0
+        slots.release(taken[1])
+        assert slots.store.number == 1
+
+
 class TestMaintenance:
     """A slot whose connection is only looked after is not in use: a thread waits for it a little, whatever its deadline."""
 

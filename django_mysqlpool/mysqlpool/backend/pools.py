@@ -104,9 +104,11 @@ def resize_pool(using: str, pool_size: int | None = None, max_overflow: int | No
     if not pool.source.has_queue:
         raise ValueError(f"Alias '{using}' has a {pool.options.pool_class_name}: only a QueuePool can be resized.")
     source = cast("SlotPool", pool.source)
-    size = source.pool_size if pool_size is None else _checked("pool_size", pool_size, 0)
-    overflow_now = -1 if source.cap is None else source.cap - source.pool_size
-    overflow = overflow_now if max_overflow is None else _checked("max_overflow", max_overflow, -1)
+    size, overflow = source.sizes
+    if pool_size is not None:
+        size = _checked("pool_size", pool_size, 0)
+    if max_overflow is not None:
+        overflow = _checked("max_overflow", max_overflow, -1)
     is_limited = size != 0 and overflow != -1
     if is_limited and size + overflow < max(source.min_idle, 1):
         raise ValueError(

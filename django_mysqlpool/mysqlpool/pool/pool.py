@@ -186,11 +186,10 @@ class Pool:
         if stray is not None:
             stray.pool.reclaimer.close_stray(stray)
         session: Session = entry.dbapi_connection.mysqlpool_session
-        usage, outer = session.history.usage, session.lease
-        session.lease = reference.lease = lease = Lease(
-            self, session, entry, reference, current_thread(), get_ident(), monotonic()
-        )
-        # Without a call in between, at which an interrupt could come.
+        usage = session.history.usage
+        lease = Lease(self, session, entry, reference, current_thread(), get_ident(), monotonic())
+        # Without a call in between, at which an interrupt could come, or another thread with the same connection.
+        outer, session.lease, reference.lease = session.lease, lease, lease
         usage.checkouts += 1
         if outer is not None:  # a pool of one connection lends it twice
             usage.checkins += 1

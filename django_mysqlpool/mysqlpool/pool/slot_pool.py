@@ -94,7 +94,8 @@ class SlotPool(Pool):
         **kw: Any,
     ) -> None:
         Pool.__init__(self, creator, **kw)
-        self.pool_size = pool_size
+        #: ``pool_size`` and ``max_overflow``.
+        self.sizes = pool_size, max_overflow
         self.timeout = timeout
         self.idle_timeout = idle_timeout
         self.min_idle = min_idle
@@ -238,7 +239,7 @@ class SlotPool(Pool):
 
     def resize(self, pool_size: int, max_overflow: int) -> None:
         """Change the cap. What is idle above it is closed now; what is out, at its checkin, or soon after."""
-        self.is_resized, self.pool_size = True, pool_size
+        self.is_resized, self.sizes = True, (pool_size, max_overflow)
         self.queue.resize(_cap(pool_size, max_overflow))
         self.close_surplus()
 
@@ -269,7 +270,7 @@ class SlotPool(Pool):
         self.idle_slots.close_all("pool_closed")
 
     def size(self) -> int:
-        return self.pool_size
+        return self.sizes[0]
 
     def checkedin(self) -> int:
         return len(self.queue.store.idle)

@@ -31,8 +31,6 @@ class SlotStore(Generic[S]):
         self._empty: deque[S] = deque(make_slot() for _ in range(cap or 0))
         #: All slots: an unlimited store drops them when they are empty.
         self._all = set(self._empty)
-        #: How many slots have to go: the cap has been lowered.
-        self.surplus = 0
         #: The request that each slot was taken for last.
         self.taken_for: dict[S, ref[SlotRequest]] = {}
 
@@ -44,6 +42,12 @@ class SlotStore(Generic[S]):
     def number(self) -> int:
         """How many slots can be taken."""
         return len(self.idle) + len(self._empty)
+
+    @property
+    def surplus(self) -> int:
+        """How many slots have to go: the cap has been lowered. May be asked without the lock."""
+        cap = self.cap
+        return 0 if cap is None else max(len(self._all) - cap, 0)
 
     # Requests
 
@@ -108,10 +112,6 @@ class SlotStore(Generic[S]):
         """Have a slot less."""
         self.taken_for.pop(slot, None)
         self._all.discard(slot)
-        self.surplus = self._surplus()
-
-    def _surplus(self) -> int:
-        return 0 if self.cap is None else max(len(self._all) - self.cap, 0)
 
     def remove_idle(self, item: tuple[S, float], request: SlotRequest) -> bool:
         """Take an idle slot out, as ``idle_slots()`` gave it; ``False`` if it has been taken meanwhile."""
@@ -144,7 +144,6 @@ class SlotStore(Generic[S]):
         self.cap = cap
         while self._empty and (cap is None or len(self._all) > cap):
             self._drop(self._empty.pop())
-        self.surplus = self._surplus()
         self.make_up()
 
     def make_up(self) -> None:
