@@ -147,6 +147,45 @@ def test_a_connection_that_two_threads_get_at_once(make_alias, monkeypatch):
     assert not wrong_sums(statistics_of(wrapper))
 
 
+class Collecting(list[int]):
+    """The garbage collector comes when this is read, as it may anywhere."""
+
+    def __iter__(self) -> Iterator[int]:
+        gc.collect()
+        return super().__iter__()
+
+
+@holds
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("count", ["a close", "a look"])
+def test_the_garbage_collector_closes_a_connection_in_the_middle_of(count, make_alias):
+    wrapper = make_alias()
+
+    def drop() -> None:
+        own = connections[wrapper.alias]
+        own.itself = own
+        backend_pid(own)
+        del connections[wrapper.alias]
+
+    thread = threading.Thread(target=drop)
+    gc.disable()
+    try:
+        thread.start()
+        thread.join()
+        backend_pid(wrapper)
+        usage = wrapper.lease.session.history.usage
+        usage.use_counts = Collecting(usage.use_counts)
+        if count == "a close":
+            wrapper.lease.invalidate("abandoned")
+            wrapper.close()
+        counts = statistics_of(wrapper)
+        assert counts["closed"] == {"abandoned": 2 if count == "a close" else 1}
+        assert not wrong_sums(counts)
+    finally:
+        gc.enable()
+        wrapper.close()
+
+
 # Reasons
 
 

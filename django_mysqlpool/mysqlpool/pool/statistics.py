@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -59,14 +59,14 @@ class Statistics:
         #: The open ones. Other threads change the set, so iterate over a copy.
         self.sessions: set[Session] = set()
         self._opened = 0
-        self._closed: dict[str, int] = {}
+        self._closed: defaultdict[str, int] = defaultdict(int)
         #: Of the sessions that are closed.
         self._checkouts = self._warm_checkouts = 0
         self._use_counts, self._use_sum = [0] * (len(BOUNDS) + 1), 0.0
         #: Of events: ``waits``, ``timeouts``, ``refusals``, ``open_failures``, ``resets``, ``leaks``, ``reclaimed``.
-        self._events: dict[str, int] = {}
+        self._events: defaultdict[str, int] = defaultdict(int)
         #: How many connections had to stay between statements, by the reason; if ``release`` is "transaction".
-        self._pins: dict[str, int] = {}
+        self._pins: defaultdict[str, int] = defaultdict(int)
         #: ``wait_time``, ``connect_time`` and ``reset_time``.
         self._times = {"wait_time": Histogram(), "connect_time": Histogram(), "reset_time": Histogram()}
         #: The counts of the last minutes, by when they were taken.
@@ -77,7 +77,7 @@ class Statistics:
     def _count(self, event: str, name: str | None = None, seconds: float = 0.0) -> None:
         """Count an event, and the seconds that something took."""
         with self._lock:
-            self._events[event] = self._events.get(event, 0) + 1
+            self._events[event] += 1
             if name is not None:
                 self._times[name].add(seconds)
 
@@ -107,7 +107,7 @@ class Statistics:
     def note_pin(self, reason: str) -> None:
         """A connection had to stay between statements."""
         with self._lock:
-            self._pins[reason] = self._pins.get(reason, 0) + 1
+            self._pins[reason] += 1
         self._emit("pin", reason=reason)
 
     def note_leak(self, lease: Lease) -> None:
@@ -143,11 +143,13 @@ class Statistics:
         """
         usage = session.history.usage
         with self._lock:
+            before: list[int] | None = None
+            while before is not self._use_counts:  # else the garbage collector has closed another one meanwhile
+                before = self._use_counts
+                use_counts = list(map(int.__add__, before, usage.use_counts))
             if session not in self.sessions:
                 return False
-            number = self._closed.get(reason, 0) + 1
-            use_counts = list(map(int.__add__, self._use_counts, usage.use_counts))
-            self._closed[reason] = number
+            self._closed[reason] += 1
             # (A lease that it still had has ended with it: its checkouts are checkins, too.)
             self._checkouts += usage.checkouts
             self._warm_checkouts += usage.warm_checkouts
@@ -180,37 +182,46 @@ class Statistics:
 
     @property
     def pins(self) -> dict[str, int]:
-        return self._pins.copy()
+        return dict(self._pins)
 
     def snapshot(self) -> dict[str, Any]:
         """The counts, all of one moment: what has been opened is closed or open, what was checked out is back or out."""
         with self._lock:
-            checkouts = checkins = self._checkouts
-            warm, use_counts, use_sum = self._warm_checkouts, self._use_counts, self._use_sum
-            out = 0
-            for session in self.sessions:
-                usage = session.history.usage
-                # (Loaded without a call in between, at which another thread could come.)
-                lease, given, returned = session.lease, usage.checkouts, usage.checkins
-                out += lease is not None
-                checkouts += given
-                checkins += returned
-                warm += usage.warm_checkouts
-                use_counts = list(map(int.__add__, use_counts, usage.use_counts))
-                use_sum += usage.use_sum
-            times = {name: as_dict(times.counts.copy(), times.sum) for name, times in self._times.items()}
-            counted = {
-                "open": len(self.sessions),
-                "out": out,
-                "idle": len(self.sessions) - out,
-                "checkouts": checkouts,
-                "checkins": checkins,
-                "opened": self._opened,
-                "closed": self._closed.copy(),
-                "pins": self._pins.copy(),
-                **dict.fromkeys(("waits", "timeouts", "refusals", "open_failures", "resets", "leaks", "reclaimed"), 0),
-                **self._events,
-            }
+            while True:
+                moment = self._opened, len(self.sessions)
+                counts = self._count_up()
+                # The garbage collector may have closed one meanwhile, in this thread.
+                if moment == (self._opened, len(self.sessions)):
+                    return counts
+
+    def _count_up(self) -> dict[str, Any]:
+        sessions = self.sessions.copy()
+        checkouts = checkins = self._checkouts
+        warm, use_counts, use_sum = self._warm_checkouts, self._use_counts, self._use_sum
+        out = 0
+        for session in sessions:
+            usage = session.history.usage
+            # (Loaded without a call in between, at which another thread could come.)
+            lease, given, returned = session.lease, usage.checkouts, usage.checkins
+            out += lease is not None
+            checkouts += given
+            checkins += returned
+            warm += usage.warm_checkouts
+            use_counts = list(map(int.__add__, use_counts, usage.use_counts))
+            use_sum += usage.use_sum
+        times = {name: as_dict(times.counts.copy(), times.sum) for name, times in self._times.items()}
+        counted = {
+            "open": len(sessions),
+            "out": out,
+            "idle": len(sessions) - out,
+            "checkouts": checkouts,
+            "checkins": checkins,
+            "opened": self._opened,
+            "closed": dict(self._closed),
+            "pins": dict(self._pins),
+            **dict.fromkeys(("waits", "timeouts", "refusals", "open_failures", "resets", "leaks", "reclaimed"), 0),
+            **self._events,
+        }
         # Those that found a connection ready have waited for nothing that could be measured.
         wait_time = times["wait_time"]
         wait_time["counts"][0] += warm
