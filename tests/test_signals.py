@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from django_mysqlpool import PoolTimeout, close_pool, signals
+from django_mysqlpool import PoolTimeout, close_pool, hold_connection, signals
 from django_mysqlpool.mysqlpool.log import tell, unsaid
 from django_mysqlpool.mysqlpool.pool import events
+from django_mysqlpool.mysqlpool.pool.maintenance import maintenance
 from django_mysqlpool.mysqlpool.pool.pool import Pool
 from tests.helpers import backend_pid, eventually, holds, look, status_of
 
@@ -78,6 +79,18 @@ def test_waited_and_timed_out(make_alias, received):
     (facts,) = of(wrapper, waited)
     assert facts["alias"] == wrapper.alias
     assert facts["seconds"] > 0
+
+
+def test_it_is_sent_though_no_connection_is_open(make_alias, received):
+    timed_out = received(signals.checkout_timed_out)
+    wrapper = make_alias(at_most=1, pool={"timeout": 0.1})
+    other = make_alias(like=wrapper.alias, pool={"timeout": 0.2})  # as another process
+    with hold_connection(other.alias):
+        backend_pid(other)
+        maintenance.stop(30)
+        with pytest.raises(PoolTimeout):
+            look(wrapper.alias)
+        eventually(lambda: timed_out, bool)
 
 
 @holds

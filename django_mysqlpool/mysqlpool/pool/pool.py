@@ -18,7 +18,7 @@ import sqlalchemy.exc
 from django.db import OperationalError
 
 from django_mysqlpool.mysqlpool.errors import PoolTimeout
-from django_mysqlpool.mysqlpool.log import here, say
+from django_mysqlpool.mysqlpool.log import here, say, unsaid
 
 from . import events, reports
 from .cleaning import clean
@@ -236,6 +236,8 @@ class Pool:
         )
         if not request.is_maintenance:
             self.statistics.note_timeout(timeout, "refusals" if isinstance(error, QueueFull) else "timeouts")
+            if unsaid and self._upkeep.thread is None:  # no connection may be open that would be returned
+                self._upkeep.look_after(self)
         return timeout
 
     # Checkin
