@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from .history import BOUNDS
+from .history import BOUNDS, Usage
 from .sizing import Period
 
 if TYPE_CHECKING:
@@ -143,10 +143,7 @@ class Statistics:
         """
         usage = session.history.usage
         with self._lock:
-            before: list[int] | None = None
-            while before is not self._use_counts:  # else the garbage collector has closed another one meanwhile
-                before = self._use_counts
-                use_counts = list(map(int.__add__, before, usage.use_counts))
+            use_counts = self._use_counts_with(usage)
             if session not in self.sessions:
                 return False
             self._closed[reason] += 1
@@ -158,6 +155,13 @@ class Statistics:
             self.sessions.discard(session)
         self._emit("closed", session=session, reason=reason)
         return True
+
+    def _use_counts_with(self, usage: Usage) -> list[int]:
+        before: list[int] | None = None
+        while before is not self._use_counts:  # else the garbage collector has closed another one meanwhile
+            before = self._use_counts
+            use_counts = list(map(int.__add__, before, usage.use_counts))
+        return use_counts
 
     # Telling
 
@@ -187,12 +191,15 @@ class Statistics:
     def snapshot(self) -> dict[str, Any]:
         """The counts, all of one moment: what has been opened is closed or open, what was checked out is back or out."""
         with self._lock:
-            while True:
-                moment = self._opened, len(self.sessions)
-                counts = self._count_up()
-                # The garbage collector may have closed one meanwhile, in this thread.
-                if moment == (self._opened, len(self.sessions)):
-                    return counts
+            return self._count_settled()
+
+    def _count_settled(self) -> dict[str, Any]:
+        """Count anew if the garbage collector has closed a connection meanwhile, in this thread."""
+        while True:
+            moment = self._opened, len(self.sessions)
+            counts = self._count_up()
+            if moment == (self._opened, len(self.sessions)):
+                return counts
 
     def _count_up(self) -> dict[str, Any]:
         sessions = self.sessions.copy()
