@@ -1,7 +1,8 @@
 """Signals about the pools of this process.
 
 Each is sent by ``send_robust()``, with the class ``Pool`` as the sender, when nothing is in the middle of anything: a
-moment after the event, by any thread. So a receiver may use the ORM. Nothing is spent on a signal that nobody receives.
+moment after the event, by any thread that runs no event loop. So a receiver may use the ORM; of the connections that it
+opens and closes itself nobody is told, for that would go on for ever. Nothing is spent on a signal that nobody receives.
 (Django logs what a receiver raises, an interrupt that is an ``Exception`` among it, such as Celery's soft time limit.)
 
 All of them have ``pool``, its name as in ``pool_status()``, and ``aliases``, the database aliases that lead to it.
@@ -9,12 +10,13 @@ All of them have ``pool``, its name as in ``pool_status()``, and ``aliases``, th
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any
 
 from django.dispatch import Signal
 
-from django_mysqlpool.mysqlpool.log import unsaid
+from django_mysqlpool.mysqlpool.log import here, unsaid
 from django_mysqlpool.mysqlpool.pool import events
 
 
@@ -37,11 +39,19 @@ class PoolSignal(Signal):
 
     def _put_off(self, kind: str, pool: Any, facts: dict[str, Any]) -> None:
         """Have the signal sent when a receiver may use the ORM."""
-        if self.receivers:
+        if self.receivers and not here.is_telling:
             told = {name: facts[name] for name in self._facts}
             unsaid.append(
-                partial(self.send_robust, sender=type(pool), pool=pool.name, aliases=sorted(pool.aliases.names()), **told)
+                partial(self._send, sender=type(pool), pool=pool.name, aliases=sorted(pool.aliases.names()), **told)
             )
+
+    def _send(self, **facts: Any) -> None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self.send_robust(**facts)
+        else:  # neither the ORM nor an asynchronous receiver can be used here: the next thread that comes sends it
+            unsaid.append(partial(self._send, **facts))
 
 
 #: A connection has been opened: ``seconds`` that it took.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -135,6 +136,51 @@ def test_a_receiver_may_use_the_orm_on_the_same_alias(make_alias):
         eventually(lambda: seen, lambda pids: pids == [pid])
     finally:
         signals.connection_opened.disconnect(receive)
+
+
+@pytest.mark.parametrize("kind", ["opened", "closed"])
+@pytest.mark.parametrize("closes", [True, False])
+def test_it_is_not_told_of_its_own_connections(kind, closes, make_alias):
+    wrapper = make_alias(pool={"pool_class": "NullPool"})
+    signal: signals.PoolSignal = getattr(signals, f"connection_{kind}")
+    seen: list[int] = []
+
+    def receive(aliases: list[str], **facts: Any) -> None:
+        if wrapper.alias in aliases:
+            seen.append(look(wrapper.alias) if closes else backend_pid(wrapper))
+
+    signal.connect(receive)
+    try:
+        look(wrapper.alias)
+        for _ in range(5):
+            wrapper.close()
+            tell()
+        eventually(lambda: seen, lambda pids: len(pids) == 1)
+    finally:
+        signal.disconnect(receive)
+
+
+def test_no_event_loop_is_kept_from_its_work(make_alias, received):
+    """Neither the ORM nor an asynchronous receiver can be used in its thread."""
+    threads: list[threading.Thread] = []
+
+    async def receive(**facts: Any) -> None:
+        threads.append(threading.current_thread())
+
+    signals.connection_closed.connect(receive)
+    try:
+        wrapper = make_alias()
+        look(wrapper.alias)
+
+        async def close() -> None:
+            close_pool(wrapper.alias)
+            tell()
+
+        asyncio.run(close())
+        eventually(lambda: threads, bool)
+        assert threads[0] is not threading.current_thread()
+    finally:
+        signals.connection_closed.disconnect(receive)
 
 
 def test_one_that_fails_harms_nobody(make_alias, received):

@@ -33,6 +33,7 @@ from django_mysqlpool.mysqlpool.pool import pool, trace
 from django_mysqlpool.mysqlpool.pool.connection import Lease
 from django_mysqlpool.mysqlpool.pool.maintenance import PoolMaintenance
 from tests.helpers import (
+    DATABASE,
     backend_pid,
     discard,
     eventually,
@@ -296,6 +297,18 @@ def hold_what_no_reset_clears(wrapper: Any, observer: Any) -> None:
     wrapper.close()
 
 
+def call_what_no_reset_clears(wrapper: Any, observer: Any) -> None:
+    if "MariaDB" not in observer.query("SELECT VERSION()")[0][0]:
+        pytest.skip("a reset clears it there")
+    observer.query(f"CREATE PROCEDURE {DATABASE}.leave_something() SET profiling = 1")
+    try:
+        with wrapper.cursor() as cursor:
+            cursor.callproc("leave_something")
+        wrapper.close()
+    finally:
+        observer.query(f"DROP PROCEDURE {DATABASE}.leave_something")
+
+
 def fail_with_a_hook(wrapper: Any, _: Any) -> None:
     with pytest.raises(DatabaseError):
         fetch(wrapper, "SELECT nonsense FROM nowhere")
@@ -310,6 +323,7 @@ ENDS: dict[str, tuple[Callable[[Any, Any], None], str, dict[str, Any]]] = {
     "killed while idle": (kill_idle, "lost", {}),
     "killed in use": (kill_in_use, "lost", {}),
     "unsalvageable": (hold_what_no_reset_clears, "unsalvageable", {}),
+    "unsalvageable by stored code": (call_what_no_reset_clears, "unsalvageable", {}),
     "rows left": (leave_rows, "reset_failed", {}),
     "closed in a block": (close_in_a_block, "discarded", {}),
     "discard_on_error": (fail_with_a_hook, "discarded", {"discard_on_error": "tests.helpers.discard"}),
@@ -639,6 +653,29 @@ def test_a_handler_that_writes_through_the_orm_is_told_once(make_alias, traced):
         logging.getLogger("django_mysqlpool").removeHandler(handler)
     assert len([line for line in written if f"alias '{wrapper.alias}'" in line]) == 10
     assert not [line for line in written if "checkout" in line and f"alias '{log.alias}'" in line]
+
+
+@mysqlclient_only("about the log")
+def test_such_a_handler_is_not_told_of_the_connections_that_it_closes(make_alias, traced):
+    wrapper = make_alias(pool={"pool_class": "NullPool"})
+    written: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if wrapper.pool.name in record.getMessage():
+                written.append(record.getMessage())
+                backend_pid(connections[wrapper.alias])
+
+    handler = Handler()
+    logging.getLogger("django_mysqlpool").addHandler(handler)
+    try:
+        look(wrapper.alias)
+        for _ in range(5):
+            wrapper.close()
+            tell()
+        assert len([line for line in written if "a connection is closed" in line]) == 1
+    finally:
+        logging.getLogger("django_mysqlpool").removeHandler(handler)
 
 
 def test_there_is_one_pool_for_each_name():

@@ -37,8 +37,11 @@ def say(level: int, message: str, *arguments: object, error: BaseException | Non
         unsaid.append(partial(logger.log, level, message, *arguments, exc_info=error))
 
 
-def tell() -> None:
-    """Log what has been said, unless this thread is in the middle of something; what a handler brings about comes later."""
+def tell(clean_up: Callable[[], object] = lambda: None) -> None:
+    """Log what has been said, unless this thread is in the middle of something; what a handler brings about comes later.
+
+    :param clean_up: called afterwards: returns the connections that handlers have taken
+    """
     if here.is_held:
         return
     try:
@@ -50,4 +53,8 @@ def tell() -> None:
                 return
             call()
     finally:
-        here.is_held = here.is_telling = False
+        here.is_held = False
+        try:
+            clean_up()
+        finally:
+            here.is_telling = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from django_mysqlpool.mysqlpool.log import tell, unsaid
@@ -36,9 +37,12 @@ def check_in(wrapper: PooledWrapper) -> None:
             return
         _check_in_now(wrapper)
     if unsaid:
-        tell()
-        with wrapper.use:  # a handler may have used it
-            _check_in_now(wrapper)
+        tell(partial(_check_in_after_handlers, wrapper))
+
+
+def _check_in_after_handlers(wrapper: PooledWrapper) -> None:
+    with wrapper.use:
+        _check_in_now(wrapper)
 
 
 def _check_in_now(wrapper: PooledWrapper) -> None:
@@ -54,7 +58,10 @@ def _check_in_now(wrapper: PooledWrapper) -> None:
 def tell_closed(wrapper: PooledWrapper) -> None:
     """Log what has been put off until this wrapper is closed; a handler may use it."""
     wrapper.connection = None
-    tell()
+    tell(partial(_close_after_handlers, wrapper))
+
+
+def _close_after_handlers(wrapper: PooledWrapper) -> None:
     with wrapper.use:
         if wrapper.lease is not None:
             check_in_lease(wrapper, wrapper.lease)

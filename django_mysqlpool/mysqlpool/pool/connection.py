@@ -203,6 +203,7 @@ class Session:
         if self.history.is_opaque and holds_what_no_reset_clears(
             self.ask, self.connection.get_server_info(), keeps_role=self.driver.reset_keeps_role
         ):
+            self.history.note_end("unsalvageable")
             return False
         self.history.is_opaque = False
         self.history.sequence = None

@@ -15,7 +15,7 @@ from django.db import Error, OperationalError
 
 from django_mysqlpool.mysqlpool.drivers.sockets import peer_of
 from django_mysqlpool.mysqlpool.errors import copy_of
-from django_mysqlpool.mysqlpool.log import say
+from django_mysqlpool.mysqlpool.log import here, say
 from django_mysqlpool.mysqlpool.masking import ConnectionParams
 
 from .closing import Farewell
@@ -278,7 +278,8 @@ class Connector:
 
     def _forget_session(self, session: Session, connection: Any) -> None:
         reason = session.history.close_reason or self.source.default_close_reason
-        if self._statistics.note_closed(session, reason):
+        # (A handler that writes through the ORM may close one each time.)
+        if self._statistics.note_closed(session, reason) and not here.is_telling:
             say(logging.DEBUG, "Pool %s: a connection is closed: %s.", self._pool_name, reason)
         self.source.closed(connection)
 

@@ -217,10 +217,9 @@ class MaintenanceThread:
         try:
             self.hand_over()
             with suppress(Exception):  # of a filter, say; logging deals with those of handlers
-                tell()
+                tell(self.release_connections)
         finally:
             self._is_telling = False
-            self.release_connections()
 
     def _end_round(self) -> None:
         for call in self.after_round:
