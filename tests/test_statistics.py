@@ -162,29 +162,89 @@ class Collecting(list[int]):
 def test_the_garbage_collector_closes_a_connection_in_the_middle_of(count, make_alias):
     wrapper = make_alias()
 
+    dropped, ended = threading.Event(), threading.Event()
+
     def drop() -> None:
         own = connections[wrapper.alias]
         own.itself = own
         backend_pid(own)
-        del connections[wrapper.alias]
+        del connections[wrapper.alias], own
+        dropped.set()
+        ended.wait(60)  # what a thread that has ended leaves is reclaimed another way
 
     thread = threading.Thread(target=drop)
     gc.disable()
     try:
         thread.start()
-        thread.join()
+        assert dropped.wait(60)
         backend_pid(wrapper)
         usage = wrapper.lease.session.history.usage
         usage.use_counts = Collecting(usage.use_counts)
         if count == "a close":
             wrapper.lease.invalidate("abandoned")
             wrapper.close()
-        counts = statistics_of(wrapper)
-        assert counts["closed"] == {"abandoned": 2 if count == "a close" else 1}
-        assert not wrong_sums(counts)
+        assert not wrong_sums(statistics_of(wrapper))
+        expected = {"abandoned": 2 if count == "a close" else 1}
+        eventually(lambda: statistics_of(wrapper)["closed"], expected.__eq__)
+        assert not wrong_sums(statistics_of(wrapper))
     finally:
         gc.enable()
+        ended.set()
+        thread.join()
         wrapper.close()
+
+
+def test_no_lock_is_waited_for_in_the_middle_of_a_count(make_alias, monkeypatch):
+    """One thread counts, and the garbage collector has a connection to close; another one closes the pool."""
+    wrapper = make_alias(pool={"pool_class": "SingletonThreadPool"})
+    dropped, counting, closing, ended = (threading.Event() for _ in range(4))
+
+    def drop() -> None:
+        own = connections[wrapper.alias]
+        own.itself = own
+        backend_pid(own)
+        del connections[wrapper.alias], own
+        dropped.set()
+        ended.wait(60)
+
+    class CollectingWhileClosing(list[int]):
+        def __iter__(self) -> Iterator[int]:
+            if threading.current_thread() is count:
+                counting.set()
+                closing.wait(60)
+                gc.collect()
+            return super().__iter__()
+
+    connector = wrapper.pool.connector
+    forget = connector._forget_session
+
+    def tell_and_forget(*facts: Any) -> None:
+        if threading.current_thread() is close:
+            closing.set()
+        forget(*facts)
+
+    monkeypatch.setattr(connector, "_forget_session", tell_and_forget)
+    keeper = threading.Thread(target=drop)
+    count = threading.Thread(target=wrapper.pool.statistics.snapshot, daemon=True)
+    close = threading.Thread(target=wrapper.pool.close, daemon=True)
+    gc.disable()
+    try:
+        keeper.start()
+        assert dropped.wait(60)
+        look(wrapper.alias)
+        usage = next(session for session in wrapper.pool.sessions if session.lease is None).history.usage
+        usage.use_counts = CollectingWhileClosing(usage.use_counts)
+        count.start()
+        assert counting.wait(60)
+        close.start()
+        count.join(20)
+        close.join(20)
+        assert not (count.is_alive() or close.is_alive())
+        eventually(lambda: status_of(wrapper)["out"], lambda number: number == 0)
+    finally:
+        gc.enable()
+        ended.set()
+        keeper.join()
 
 
 # Reasons

@@ -102,6 +102,7 @@ class Pool:
             self._discard,
             self.connector.close_session_at_once,
             self.statistics.note_reclaimed,
+            lambda: self.statistics.is_counting_here,
             always_reset=options.reset == "always",
         )
         self.source = make_source(options, self.connector.create, self.connector.close_session)

@@ -30,6 +30,7 @@ class Reclaimer:
     :param discard: ends a lease and closes its connection
     :param close_at_once: closes a session's connection without a wait for the server
     :param note_reclaimed: is told of each connection that its holder has abandoned
+    :param is_counting_here: tells if the calling thread holds the lock of the counts
     :param always_reset: the option ``reset`` is "always"
     """
 
@@ -39,6 +40,7 @@ class Reclaimer:
         discard: Callable[[Lease], None],
         close_at_once: Callable[[Session], None],
         note_reclaimed: Callable[[], None],
+        is_counting_here: Callable[[], bool],
         *,
         always_reset: bool,
     ) -> None:
@@ -46,11 +48,12 @@ class Reclaimer:
         self._discard = discard
         self._close_at_once = close_at_once
         self._note_reclaimed = note_reclaimed
+        self._is_counting_here = is_counting_here
         self._always_reset = always_reset
         self._pid = os.getpid()
         #: Sessions whose connection is in no slot, by when that was first seen; ``time.monotonic()``.
         self._stranded: dict[Session, float] = {}
-        #: Leases whose wrapper was dropped under gevent.
+        #: Leases whose wrapper was dropped under gevent, or while the thread counted.
         self._dropped: deque[Lease] = deque()
 
     def leases(self) -> list[Lease]:
@@ -115,7 +118,10 @@ class Reclaimer:
         # Of a parent's nothing is closed here, and nobody has abandoned what a thread still held when the process ended.
         if os.getpid() != self._pid or sys.is_finalizing():
             return
-        if is_patched_by_gevent():
+        if self._is_counting_here():
+            # To close it takes the pool's lock, and whoever has that may wait for this thread's.
+            self._dropped.append(lease)
+        elif is_patched_by_gevent():
             # This may be gevent's hub, where nothing may wait; and an interrupt would be lost here, as any exception is.
             self._dropped.append(lease)
         else:

@@ -72,6 +72,11 @@ class Statistics:
         #: The counts of the last minutes, by when they were taken.
         self._minutes = deque([(self.made_at, self.snapshot())], maxlen=MINUTES)
 
+    @property
+    def is_counting_here(self) -> bool:
+        """True if the calling thread is in the middle of counting: the garbage collector is calling."""
+        return bool(self._lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001
+
     # Counting
 
     def _count(self, event: str, name: str | None = None, seconds: float = 0.0) -> None:
