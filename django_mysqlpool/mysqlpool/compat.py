@@ -59,6 +59,12 @@ def settings_object() -> Any:
 get_running_loop: Callable[[], Any]
 (get_running_loop,) = look_for(asyncio, "_get_running_loop", of="this Python")
 look_for(threading, "_active", of="this Python")
+look_for(threading.RLock(), "_is_owned", of="this Python")
+
+
+def is_owned(lock: threading.RLock) -> bool:
+    """True if the calling thread holds a lock; ``threading.Condition`` asks the same."""
+    return bool(lock._is_owned())  # type: ignore[attr-defined]
 
 
 def has_ended(thread: threading.Thread) -> bool:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from django_mysqlpool.mysqlpool import compat
+
 from .history import BOUNDS, Usage
 from .sizing import Period
 
@@ -75,7 +77,7 @@ class Statistics:
     @property
     def is_counting_here(self) -> bool:
         """True if the calling thread is in the middle of counting: the garbage collector is calling."""
-        return bool(self._lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001
+        return compat.is_owned(self._lock)
 
     # Counting
 
