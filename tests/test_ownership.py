@@ -452,13 +452,14 @@ class TestAThreadThatStandsStill:
             def stopped(*args: Any, **kwargs: Any) -> Any:
                 if not stands.is_set():
                     stands.set()
-                    assert may_go_on.wait(30)
+                    assert may_go_on.wait(60)
                 return real(*args, **kwargs)
 
             with ThreadPoolExecutor(1) as executor, monkeypatch.context() as patch:
                 patch.setattr(owner, method, stopped)
                 future = executor.submit(work)
-                assert stands.wait(30)
+                future.add_done_callback(lambda _: stands.set())  # it may fail before it comes to that, and says so below
+                assert stands.wait(60)
                 for _ in range(3):
                     pool.reclaim()
                 may_go_on.set()
