@@ -157,22 +157,26 @@ class Collecting(list[int]):
 
 
 @holds
+def drop_a_wrapper(alias: str, dropped: threading.Event, ended: threading.Event) -> None:
+    """Leave a wrapper with its connection to the garbage collector, in a thread that goes on.
+
+    (What a thread that has ended leaves is reclaimed another way.)
+    """
+    own = connections[alias]
+    own.itself = own
+    backend_pid(own)
+    del connections[alias], own
+    dropped.set()
+    ended.wait(60)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("count", ["a close", "a look"])
 def test_the_garbage_collector_closes_a_connection_in_the_middle_of(count, make_alias):
     wrapper = make_alias()
 
     dropped, ended = threading.Event(), threading.Event()
-
-    def drop() -> None:
-        own = connections[wrapper.alias]
-        own.itself = own
-        backend_pid(own)
-        del connections[wrapper.alias], own
-        dropped.set()
-        ended.wait(60)  # what a thread that has ended leaves is reclaimed another way
-
-    thread = threading.Thread(target=drop)
+    thread = threading.Thread(target=drop_a_wrapper, args=(wrapper.alias, dropped, ended))
     gc.disable()
     try:
         thread.start()
@@ -199,14 +203,6 @@ def test_no_lock_is_waited_for_in_the_middle_of_a_count(make_alias, monkeypatch)
     wrapper = make_alias(pool={"pool_class": "SingletonThreadPool"})
     dropped, counting, closing, ended = (threading.Event() for _ in range(4))
 
-    def drop() -> None:
-        own = connections[wrapper.alias]
-        own.itself = own
-        backend_pid(own)
-        del connections[wrapper.alias], own
-        dropped.set()
-        ended.wait(60)
-
     class CollectingWhileClosing(list[int]):
         def __iter__(self) -> Iterator[int]:
             if threading.current_thread() is count:
@@ -224,7 +220,7 @@ def test_no_lock_is_waited_for_in_the_middle_of_a_count(make_alias, monkeypatch)
         forget(*facts)
 
     monkeypatch.setattr(connector, "_forget_session", tell_and_forget)
-    keeper = threading.Thread(target=drop)
+    keeper = threading.Thread(target=drop_a_wrapper, args=(wrapper.alias, dropped, ended))
     count = threading.Thread(target=wrapper.pool.statistics.snapshot, daemon=True)
     close = threading.Thread(target=wrapper.pool.close, daemon=True)
     gc.disable()

@@ -47,7 +47,7 @@ class Liveness:
         """True if an idle connection may be handed out; it may have to ask the server."""
         session: Session = connection.mysqlpool_session
         now = time.monotonic()
-        reason = self.reason_to_close(session, now)
+        reason = self._reason_to_close(session, now)
         if reason is None:
             left = math.inf if request is None else request.deadline - now
             if self.is_alive(session, max(min(PING_TIMEOUT, left), 0)):
@@ -56,11 +56,8 @@ class Liveness:
         session.history.note_end(reason)
         return False
 
-    def reason_to_close(self, session: Session, now: float) -> CloseReason | None:
-        """Tell why an idle session would not be handed out, as far as can be seen without asking the server.
-
-        :param now: ``time.monotonic()``, or later, to look ahead
-        """
+    def _reason_to_close(self, session: Session, now: float) -> CloseReason | None:
+        """Tell why an idle session is not handed out, as far as can be seen without asking the server."""
         if session.generation != self._connector.generation:
             return self._connector.reason_of_generation
         if session.is_expired(self._server.lifetime, now):

@@ -118,11 +118,9 @@ class Reclaimer:
         # Of a parent's nothing is closed here, and nobody has abandoned what a thread still held when the process ended.
         if os.getpid() != self._pid or sys.is_finalizing():
             return
-        if self._is_counting_here():
-            # To close it takes the pool's lock, and whoever has that may wait for this thread's.
-            self._dropped.append(lease)
-        elif is_patched_by_gevent():
-            # This may be gevent's hub, where nothing may wait; and an interrupt would be lost here, as any exception is.
+        # To close it takes the pool's lock. Whoever has that may wait for the lock of the counts, if this thread has it.
+        # Or this may be gevent's hub, where nothing may wait; an interrupt would be lost there, as any exception is.
+        if self._is_counting_here() or is_patched_by_gevent():
             self._dropped.append(lease)
         else:
             self._close_dropped(lease)
