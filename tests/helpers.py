@@ -39,11 +39,12 @@ def mysqlclient_only(reason: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(DRIVER != "mysqlclient", reason=reason)
 
 
-def eventually(look: Callable[[], Any], is_so: Callable[[Any], bool], seconds: float = 30) -> None:
-    """Wait for what is on its way, and tell what was seen where it does not come."""
+def eventually(look: Callable[[], Any], is_so: Callable[[Any], bool], seconds: float = 30) -> Any:
+    """Wait for what is on its way, and return it; tell what was seen if it does not come."""
     deadline = time.monotonic() + seconds
     while not is_so(seen := look()):
         assert time.monotonic() < deadline, f"still, after {seconds} s: {seen}"
+    return seen
 
 
 class Observer:

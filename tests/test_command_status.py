@@ -79,8 +79,7 @@ def written(folder: Path, pid: int, is_so: Callable[[dict[str, Any]], bool] = la
         except FileNotFoundError:
             return None
 
-    eventually(look, lambda found: found is not None and is_so(found), SOON)
-    return look()
+    return eventually(look, lambda found: found is not None and is_so(found), SOON)
 
 
 class TestTheFiles:
@@ -426,7 +425,8 @@ class TestDraining:
         process = start_process()
         self.ids(process)
         process("__import__('django_mysqlpool').close_pool()")
-        written(folder, process.pid, lambda content: pool_of(content)["open"] == 0)
+        content = written(folder, process.pid, lambda content: content["is_resting"])
+        assert pool_of(content)["open"] == 0
         done = run_here("drain", "--json", folder=folder)
         assert self.answers(done) == {process.pid: "has no connection open"}
         assert done.returncode == 0
