@@ -90,6 +90,11 @@ def executemany_in_a_loop(cursor: Any) -> None:
     cursor.executemany("UPDATE nowhere SET n = %s", [(1,), (2,)])
 
 
+def executemany_in_batches(cursor: Any) -> None:
+    raw(cursor).executemany_fallback = "multi"  # mysqlclient, since 2.3.2
+    cursor.executemany("UPDATE nowhere SET n = %s", [(1,), (2,)])
+
+
 def callproc(cursor: Any) -> None:
     cursor.callproc("no_procedure", (1,))
 
@@ -100,7 +105,10 @@ def nextset(cursor: Any) -> None:
     cursor.nextset()
 
 
-@pytest.mark.parametrize("action", [execute, executemany, executemany_in_a_loop, callproc, nextset])
+ACTIONS = [execute, executemany, executemany_in_a_loop, executemany_in_batches, callproc, nextset]
+
+
+@pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("kind", ["wrapper", "unbuffered"])
 def test_an_error_of_the_server_is_heard_once(request, action, kind):
     own = request.getfixturevalue(kind)

@@ -129,6 +129,21 @@ class TestOutsideATransaction:
             assert out(wrapper) == 0
             assert cursor.fetchall() == (("c",),)
 
+    def test_statements_in_batches(self, wrapper, accounts):
+        """mysqlclient puts many into one text, since 2.3.2, if it is told to: one answer follows the other."""
+        accounts.bulk_create([Account(id=number, name="before") for number in (1, 2, 3)])
+        with wrapper.cursor() as cursor:
+            cursor.cursor.cursor.executemany_fallback = "multi"
+            cursor.cursor.cursor.max_multi_stmt_count = 2
+            cursor.executemany("UPDATE shop_account SET name = %s WHERE id = %s", [["a", 1], ["b", 2], ["c", 3]])
+            assert (cursor.rowcount, out(wrapper)) == (3, 0)
+            somebody_else(wrapper)
+            with pytest.raises(IntegrityError):
+                cursor.executemany("UPDATE shop_account SET id = %s WHERE id = %s", [[4, 1], [4, 2], [5, 3]])
+        assert out(wrapper) == 0
+        somebody_else(wrapper)
+        assert list(accounts.order_by("pk").values_list("pk", "name")) == [(2, "b"), (3, "c"), (4, "a")]
+
     def test_a_cursor_that_is_closed_unused_gives_back(self, wrapper):
         cursor = wrapper.cursor()
         assert out(wrapper) == 1

@@ -20,12 +20,12 @@ def watched(cursor_class: type, *mixins: type) -> type:
 
     Given to the driver as its ``cursorclass``, it sees Django's statements and those of raw cursors alike.
     """
-    bases = (_Watched, *mixins, cursor_class)
-    body: dict[str, Any] = {}
+    base = type(cursor_class.__name__, (*mixins, cursor_class), {}) if mixins else cursor_class
+    body: dict[str, Any] = {"_base": base}
     if is_unbuffered(cursor_class):  # what a buffered cursor fetches it has read already
-        body = {name: _watched_fetch(cursor_class, name) for name in _FETCHES if hasattr(cursor_class, name)}
+        body |= {name: _watched_fetch(cursor_class, name) for name in _FETCHES if hasattr(cursor_class, name)}
         body["_is_unbuffered"] = True
-    return type(f"Watched{cursor_class.__name__}", bases, body)
+    return type(f"Watched{cursor_class.__name__}", (_Watched, base), body)
 
 
 #: The methods that read rows from the server if the cursor is unbuffered.
@@ -45,6 +45,8 @@ def _watched_fetch(cursor_class: type, name: str) -> Callable[..., Any]:
 
 
 class _Watched:
+    #: The driver's class. (To call it takes half of what ``super()`` takes, which makes an object for each call.)
+    _base: Any
     #: The driver's, which takes it from here; ``None``, as after ``close()``, once it is known to be somebody else's.
     connection: Any
     _lease: Lease | None = None
@@ -53,12 +55,11 @@ class _Watched:
     _is_unbuffered = False
     #: The driver's own code is at work, and may call the methods here.
     _is_inside = False
-    _may_have_more = False
     #: Of the last error that the pool was told of: what the driver says of it once more, as it closes, is no other.
     _last_error: tuple[Any, ...] | None = None
 
     def __init__(self, connection: Any) -> None:
-        super().__init__(connection)  # type: ignore[call-arg]
+        self._base.__init__(self, connection)
         session = getattr(connection, "mysqlpool_session", None)
         if session is not None:
             self._lease = session.lease
@@ -66,27 +67,27 @@ class _Watched:
     def execute(self, query: Any, args: Any = None) -> Any:
         lease = self._lease
         if self._is_analysed or lease is None:
-            return super().execute(query, args)  # type: ignore[misc]
-        return self._send(lease, query, lease.session.analyse(query), super().execute, query, args)  # type: ignore[misc]
+            return self._base.execute(self, query, args)
+        return self._send(lease, query, lease.session.analyse(query), self._base.execute, self, query, args)
 
     def executemany(self, query: Any, args: Any) -> Any:
         lease = self._lease
         if lease is None:
-            return super().executemany(query, args)  # type: ignore[misc]
+            return self._base.executemany(self, query, args)
         # The driver's executemany() calls execute() with texts that hold the rows; it is the template that is analysed.
         self._is_analysed = True
         try:
-            return self._send(lease, query, lease.session.analyse(query), super().executemany, query, args)  # type: ignore[misc]
+            return self._send(lease, query, lease.session.analyse(query), self._base.executemany, self, query, args)
         finally:
             self._is_analysed = False
 
     def callproc(self, procname: Any, args: Any = ()) -> Any:
         lease = self._lease
         if lease is None:
-            return super().callproc(procname, args)  # type: ignore[misc]
+            return self._base.callproc(self, procname, args)
         self._is_inside = True  # the driver's calls nextset()
         try:
-            return self._send(lease, "CALL", CALL, super().callproc, procname, args)  # type: ignore[misc]
+            return self._send(lease, "CALL", CALL, self._base.callproc, self, procname, args)
         finally:
             self._is_inside = False
 
@@ -99,29 +100,27 @@ class _Watched:
         connection, lease = self.connection, self._lease
         more_results = None if lease is None or connection is None else lease.session.observed.more_results
         if more_results is None or more_results():
-            super()._discard()  # type: ignore[misc]
+            self._base._discard(self)
             return
         self.connection = None
         try:
-            super()._discard()  # type: ignore[misc]
+            self._base._discard(self)
         finally:
             self.connection = connection
 
     def nextset(self) -> Any:
         lease = self._lease
         if self._is_inside or lease is None:
-            return super().nextset()  # type: ignore[misc]
+            return self._base.nextset(self)
         try:
             with lease.use:
                 if lease.state == RETURNED and lease.sharing is not None and self.connection is not None:
                     return None  # what has more results is not returned
-                more = self._read(lease, super().nextset)  # type: ignore[misc]
+                more = self._read(lease, self._base.nextset, self)
                 if lease.state != RETURNED:
                     more_results = lease.session.observed.more_results
-                    self._may_have_more = bool(more) and (more_results is None or more_results())
-                    lease.state = (
-                        IN_USE if self._may_have_more or (self._is_unbuffered and self._has_unread_rows()) else IDLE
-                    )
+                    may_have_more = bool(more) and (more_results is None or more_results())
+                    lease.state = IN_USE if may_have_more or (self._is_unbuffered and self._has_unread_rows()) else IDLE
                 return more
         finally:
             if lease.return_requested:
@@ -181,13 +180,13 @@ class _Watched:
     def close(self) -> None:
         lease = self._lease
         if lease is None:
-            super().close()  # type: ignore[misc]
+            self._base.close(self)
             return
         with lease.borrower.use:
             if lease.state == RETURNED:
                 self.connection = None
             try:
-                super().close()  # type: ignore[misc]
+                self._base.close(self)
             except BaseException as error:
                 if error.args != self._last_error:
                     self._note_error(lease, error)
@@ -214,11 +213,11 @@ class _Watched:
                     session.is_sending = True
                     if effects.on_session:
                         session.note(effects, statement)
-                self._may_have_more = False
+                may_have_more = False
                 try:
                     answer = send(*args)
                     more_results = session.observed.more_results
-                    self._may_have_more = not effects.is_single if more_results is None else more_results()
+                    may_have_more = not effects.is_single if more_results is None else more_results()
                     if lease.sharing is not None and effects.sets_last_id:
                         lease.sharing.note_last_id(self.lastrowid)  # type: ignore[attr-defined]
                     return answer
@@ -228,9 +227,7 @@ class _Watched:
                 finally:
                     if lease.state != RETURNED:
                         session.is_sending = False
-                        lease.state = (
-                            IN_USE if self._may_have_more or (self._is_unbuffered and self._has_unread_rows()) else IDLE
-                        )
+                        lease.state = IN_USE if may_have_more or (self._is_unbuffered and self._has_unread_rows()) else IDLE
                         session.last_used = monotonic()
         finally:
             if session is not None and lease.return_requested:
