@@ -244,13 +244,13 @@ class TestOutOfThreads:
         def refuse(thread: threading.Thread) -> None:
             raise RuntimeError("can't start new thread")
 
-        loan = Loan(threads, must_stay=lambda _: False)
+        loan = Loan(threads, must_stay=lambda _: False, has_connection=lambda: False)
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", refuse)
             loan.finish(lambda: done.append("returned"))
         assert done == ["returned"]
         # The one thread serves the next request, and does what the last one's asked for no second time.
-        other = Loan(threads, must_stay=lambda _: False)
+        other = Loan(threads, must_stay=lambda _: False, has_connection=lambda: False)
         assert other.submit(lambda: "served").result(timeout=10) == "served"
         other.finish(None)
         assert done == ["returned"]

@@ -22,7 +22,7 @@ from django_mysqlpool import pool_status
 from django_mysqlpool.middleware import ConnectionReleaseASGI, ConnectionReleaseWSGI, signals
 from django_mysqlpool.middleware.threads import Loan, WarmThreads
 from django_mysqlpool.mysqlpool.backend.scope import Scope
-from tests.helpers import RELEASE, backend_pid, eventually
+from tests.helpers import RELEASE, backend_pid, eventually, status_of
 from tests.hops import CountingLoop, request
 from tests.shop.models import Account
 
@@ -350,7 +350,7 @@ class TestASGI:
     def test_a_thread_that_still_runs_is_not_lent_again(self):
         threads = WarmThreads(1)
         release, order = threading.Event(), []
-        first, second = (Loan(threads, must_stay=lambda thread: False) for _ in range(2))
+        first, second = (Loan(threads, must_stay=lambda thread: False, has_connection=lambda: False) for _ in range(2))
         running = first.submit(lambda: (release.wait(60), order.append("first")))
         first.finish(None)
         waiting = second.submit(lambda: order.append("second"))
@@ -361,6 +361,95 @@ class TestASGI:
         assert order == ["first", "second"]
         second.finish(None)
         threads.close()
+
+
+class TestARequestThatHasAConnection:
+    """It waits for no thread: those that have them may wait for its connection, and so both would, until the timeout."""
+
+    @pytest.fixture
+    def ask(self, make_alias):
+        alias = make_alias(pool={"pool_size": 1, "max_overflow": 0, "release": "request"}).alias
+
+        def ask() -> None:
+            with connections[alias].cursor() as cursor:
+                cursor.execute("SELECT 1")
+
+        ask.alias = alias
+        return ask
+
+    def serve_all(self, application, *names):
+        """Serve requests side by side; there is one thread, before and after."""
+
+        async def serve_all():
+            wrapped = ConnectionReleaseASGI(application, threads=1)
+            await asyncio.gather(*(serve(wrapped, {"type": "http", "name": name}) for name in names))
+            await asyncio.to_thread(eventually, lambda: len(wrapped.threads._all), lambda number: number == 1)
+            wrapped.threads.close()
+
+        asyncio.run(asyncio.wait_for(serve_all(), 25))
+        assert out() == 0
+
+    def test_before_it_needs_a_thread(self, ask):
+        order = []
+        holds = asyncio.Event()
+
+        async def application(scope, receive, send):
+            if scope["name"] == "holder":
+                await asyncio.to_thread(ask)
+                holds.set()
+                waiting = lambda: status_of(connections[ask.alias])["waiting"]  # noqa: E731
+                await asyncio.to_thread(eventually, waiting, lambda number: number == 1)
+                await sync_to_async(order.append)("holder")
+            else:
+                await holds.wait()
+                await sync_to_async(ask)()  # in the one thread
+                order.append("other")
+
+        self.serve_all(application, "holder", "other")
+        assert order == ["holder", "other"]
+
+    def test_while_it_waits_for_a_thread(self, ask):
+        order = []
+        is_taken, go_on = threading.Event(), threading.Event()
+
+        def take_thread() -> None:
+            is_taken.set()
+            assert go_on.wait(20)
+
+        async def application(scope, receive, send):
+            if scope["name"] == "holder":
+                await asyncio.to_thread(is_taken.wait, 20)
+                call = asyncio.ensure_future(sync_to_async(order.append)("holder"))
+                await asyncio.sleep(0)
+                await asyncio.to_thread(ask)
+                await call
+                go_on.set()
+            else:
+                await sync_to_async(take_thread)()
+                order.append("other")
+
+        self.serve_all(application, "holder", "other")
+        assert order == ["holder", "other"]
+
+    def test_its_end_too(self, ask):
+        """What it has left in a thread of asyncio's is cleaned in a thread: the session is dirty."""
+        holds = asyncio.Event()
+
+        def set_variable() -> None:
+            with connections[ask.alias].cursor() as cursor:
+                cursor.execute("SET @left = 1")
+
+        async def application(scope, receive, send):
+            if scope["name"] == "holder":
+                await asyncio.to_thread(set_variable)
+                holds.set()
+                waiting = lambda: status_of(connections[ask.alias])["waiting"]  # noqa: E731
+                await asyncio.to_thread(eventually, waiting, lambda number: number == 1)
+            else:
+                await holds.wait()
+                await sync_to_async(ask)()
+
+        self.serve_all(application, "holder", "other")
 
 
 @pytest.fixture

@@ -40,13 +40,13 @@ class ConnectionReleaseASGI:
     objects for the next request, while asgiref alone would start and end a thread for each request. A request gets its
     thread with its first synchronous call, and returns it when its response begins, if nothing runs in the thread and no
     connection is left in it. So streams and slow clients keep no thread. Requests beyond ``threads`` wait, first come first
-    served.
+    served; but one that has a connection, for which the others may be waiting, gets a thread of its own meanwhile.
 
     ``lifespan`` is passed to the application, and answered here if the application does not know it, as Django doesn't. At
     shutdown the threads end and the pools are closed. ``websocket`` and other types are passed through.
 
     :param application: the ASGI application (version 3) to wrap
-    :param threads: the greatest number of warm threads, 1 or more; default 40, as many as
+    :param threads: the number of warm threads, 1 or more; default 40, as many as
         `Starlette <https://www.starlette.io/threadpool/>`_ has. A thread is started when it is first needed.
     :param replace_receivers: replace Django's two own receivers of ``request_started`` in this process, ``reset_queries``
         and ``close_old_connections``, by one that calls them in the request's thread only if they have something to do: if
@@ -82,7 +82,8 @@ class ConnectionReleaseASGI:
         def holds_connection(thread: threading.Thread | None) -> bool:
             return any(lease.thread is thread for lease in work.leases.copy())
 
-        loan = Loan(self.threads, must_stay=holds_connection)
+        loan = Loan(self.threads, must_stay=holds_connection, has_connection=lambda: bool(work.leases))
+        work.on_lease = loan.hurry
 
         async def send_and_share(message: Message) -> None:
             # Sending takes as long as the client likes, so idle connections return first, and the thread with them.
@@ -98,6 +99,7 @@ class ConnectionReleaseASGI:
         finally:
             is_left = work.end(may_ask_server=False)
             loan.finish(work.end if is_left else None)
+            work.on_lease = None  # the two refer to each other
 
     async def _live(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         is_known = False

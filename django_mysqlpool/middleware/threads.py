@@ -1,4 +1,10 @@
-"""Warm threads for requests under ASGI: each request has at most one, first come first served."""
+"""Warm threads for requests under ASGI: each request has at most one, first come first served.
+
+A request that has a connection, in a thread of asyncio's for instance, waits for no warm thread: those that have them may
+be waiting for that connection, and then both would wait until the pool's timeout. It gets a thread beyond the number.
+
+The locks are re-entrant: while a thread has one, the garbage collector may end a generator that asks for a connection.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from itertools import filterfalse
+from itertools import count, filterfalse
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -18,37 +24,58 @@ class _OutOfThreads(RuntimeError):
 
 
 class WarmThreads:
-    """At most ``number`` threads. Each is started when it is first needed, and kept for the next request."""
+    """``number`` threads. Each is started when it is first needed, and kept for the next request.
+
+    While there are more, for requests that must not wait, a thread that returns is ended.
+    """
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._idle: list[ThreadPoolExecutor] = []
         self._all: list[ThreadPoolExecutor] = []
         self._waiting: deque[Loan] = deque()
+        self._numbers = count(1)
         self._is_closed = False
 
-    def take(self, loan: Loan) -> ThreadPoolExecutor | None:
+    def take(self, loan: Loan, *, may_wait: bool) -> ThreadPoolExecutor | None:
         """Return a free thread; or ``None`` if ``loan`` has to wait, until ``Loan.begin`` is called."""
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-            if len(self._all) >= self.number:
+            if len(self._all) >= self.number and may_wait:
                 self._waiting.append(loan)
                 return None
-            thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"mysqlpool-asgi-{len(self._all) + 1}")
-            self._all.append(thread)
-            return thread
+            return self._add()
+
+    def take_for_waiting(self, loan: Loan) -> ThreadPoolExecutor | None:
+        """Return a thread beyond the number for a loan that waits; ``None`` if it is about to get another one."""
+        with self._lock:
+            try:
+                self._waiting.remove(loan)
+            except ValueError:
+                return None
+            return self._add()
+
+    def _add(self) -> ThreadPoolExecutor:
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"mysqlpool-asgi-{next(self._numbers)}")
+        self._all.append(thread)
+        return thread
 
     def give(self, thread: ThreadPoolExecutor) -> None:
-        """Pass an idle thread to the loan that has waited longest, or keep it."""
+        """Pass an idle thread to the loan that has waited longest, or keep it, or end it if there are too many."""
+        loan = None
         with self._lock:
-            if self._waiting:
+            is_surplus = len(self._all) > self.number
+            if is_surplus:
+                self._all.remove(thread)
+            elif self._waiting:
                 loan = self._waiting.popleft()
             else:
-                loan = None
                 self._idle.append(thread)
-        if loan is not None:
+        if is_surplus:
+            thread.shutdown(wait=False)
+        elif loan is not None:
             loan.begin(thread)
         elif self._is_closed:
             self.close()
@@ -69,12 +96,20 @@ class Loan(Executor):
     ``share()`` is called when the response begins, because a slow client or a stream may then take long. Afterwards the
     loan keeps a thread only while a call runs in it, or while ``must_stay`` says that the thread has a connection of the
     request.
+
+    :param has_connection: tells if the request has one in any thread; ``hurry()`` is called when it gets one
     """
 
-    def __init__(self, threads: WarmThreads, must_stay: Callable[[threading.Thread | None], bool]) -> None:
+    def __init__(
+        self,
+        threads: WarmThreads,
+        must_stay: Callable[[threading.Thread | None], bool],
+        has_connection: Callable[[], bool],
+    ) -> None:
         self._threads = threads
         self._must_stay = must_stay
-        self._lock = threading.Lock()
+        self._has_connection = has_connection
+        self._lock = threading.RLock()
         self._thread: ThreadPoolExecutor | None = None
         self._worker: threading.Thread | None = None
         self._is_waiting = False
@@ -101,7 +136,7 @@ class Loan(Executor):
         with self._lock:
             self._calls += 1
             if self._thread is None and not self._is_waiting:
-                self._thread = self._threads.take(self)
+                self._thread = self._threads.take(self, may_wait=not self._has_connection())
                 self._is_waiting = self._thread is None
             if self._thread is None:
                 self._queued.append((call, future))
@@ -116,6 +151,13 @@ class Loan(Executor):
         except RuntimeError as error:  # the process is out of threads
             self._calls -= 1
             future.set_exception(_OutOfThreads(*error.args))
+
+    def hurry(self) -> None:
+        """The request has got a connection: wait for a thread no longer."""
+        with self._lock:
+            thread = self._threads.take_for_waiting(self) if self._is_waiting else None
+        if thread is not None:
+            self.begin(thread)
 
     def begin(self, thread: ThreadPoolExecutor) -> None:
         """Receive the thread that this loan has waited for, and run the queued calls."""

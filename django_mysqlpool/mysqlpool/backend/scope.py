@@ -60,12 +60,14 @@ class Scope:
     for its name, "GET /orders/" for instance, where a person is told who has a connection.
     """
 
-    __slots__ = ("__weakref__", "_token", "_work", "blocks", "has_ended", "leases", "owner", "parent")
+    __slots__ = ("__weakref__", "_token", "_work", "blocks", "has_ended", "leases", "on_lease", "owner", "parent")
 
     def __init__(self, work: Callable[[], str] | None = None) -> None:
         self._work = work
         self.leases: set[Lease] = set()
         self.blocks: set[Block] = set()
+        #: Called after each lease that is taken.
+        self.on_lease: Callable[[], None] | None = None
         self.has_ended = False
         #: The object that ends this scope. If that is gone first, an interrupt has kept it from it.
         self.owner: ReferenceType[object] | None = None
@@ -102,6 +104,8 @@ class Scope:
             scope.leases.add(lease)
             if scope.has_ended:
                 lease.return_requested = True
+            if scope.on_lease is not None:
+                scope.on_lease()
             scope = scope.parent
 
     def discard(self, lease: Lease) -> None:
