@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import ref
 
@@ -189,16 +189,20 @@ def are_all_pooled() -> bool:
 
 
 def _is_pooled(entry: Mapping[str, Any]) -> bool:
-    wrapper_class = load_backend(entry["ENGINE"]).DatabaseWrapper
-    return issubclass(wrapper_class, PooledWrapper) and entry["OPTIONS"].get("pool", True) is not False
+    return _has_pool(entry["ENGINE"]) and entry["OPTIONS"].get("pool", True) is not False
 
 
 def _is_pooled_engine(alias: str) -> bool:
     try:
-        wrapper_class = load_backend(connections.settings[alias]["ENGINE"]).DatabaseWrapper
+        return _has_pool(connections.settings[alias]["ENGINE"])
     except ImproperlyConfigured:  # which Django tells where the alias is used
         return False
-    return issubclass(wrapper_class, PooledWrapper)
+
+
+@cache
+def _has_pool(engine: str) -> bool:
+    # (An ASGI application asks for each request, and to find a module takes longer than everything else about it.)
+    return issubclass(load_backend(engine).DatabaseWrapper, PooledWrapper)
 
 
 def forget_unwanted() -> None:
