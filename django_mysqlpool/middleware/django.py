@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from functools import partial
 from typing import Any
 from weakref import ref
 
@@ -56,7 +55,7 @@ class ConnectionReleaseMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         if self.is_async:
             return self._respond_async(request)
-        with Scope(partial(request_line, request)) as scope:
+        with Scope(lambda: request_line(request)) as scope:
             try:
                 try:
                     response: HttpResponseBase = self.get_response(request)
@@ -72,7 +71,7 @@ class ConnectionReleaseMiddleware:
         if self._must_look_for_wrapper:
             self._must_look_for_wrapper = False
             _warn_if_not_wrapped()
-        with Scope(partial(request_line, request)) as scope:
+        with Scope(lambda: request_line(request)) as scope:
             try:
                 response: HttpResponseBase = await self.get_response(request)
             finally:
@@ -114,7 +113,7 @@ class _Stream:
 
     def __init__(self, content: Iterator[Any], request: HttpRequest) -> None:
         self._content = content
-        self._scope = Scope(partial(request_line, request))
+        self._scope = Scope(lambda: request_line(request))
         self._scope.owner = ref(self)
 
     def __iter__(self) -> Iterator[Any]:
@@ -146,7 +145,7 @@ class _AsyncStream:
 
     def __init__(self, content: AsyncIterator[Any], request: HttpRequest) -> None:
         self._content = content
-        self._scope = Scope(partial(request_line, request))
+        self._scope = Scope(lambda: request_line(request))
         self._scope.owner = ref(self)
 
     def __aiter__(self) -> AsyncIterator[Any]:

@@ -49,6 +49,8 @@ class _Watched:
     _base: Any
     #: The driver's, which takes it from here; ``None``, as after ``close()``, once it is known to be somebody else's.
     connection: Any
+    _executed: Any
+    _result: Any
     _lease: Lease | None = None
     _is_analysed = False
     #: It reads rows from the server as they are fetched.
@@ -101,12 +103,12 @@ class _Watched:
         more_results = None if lease is None or connection is None else lease.session.observed.more_results
         if more_results is None or more_results():
             self._base._discard(self)
-            return
-        self.connection = None
-        try:
-            self._base._discard(self)
-        finally:
-            self.connection = connection
+        elif self._executed is not None or self._result is not None:  # else it is new
+            self.connection = None
+            try:
+                self._base._discard(self)
+            finally:
+                self.connection = connection
 
     def nextset(self) -> Any:
         lease = self._lease
@@ -153,7 +155,7 @@ class _Watched:
 
     def _has_unread_rows(self) -> bool:
         """True if rows of an unbuffered cursor are still with the server."""
-        result = self._result  # type: ignore[attr-defined]
+        result = self._result
         return result is not None and self._lease is not None and self._lease.session.driver.has_unread_rows(result)
 
     def _share(self, lease: Lease, effects: StatementEffects) -> Lease:

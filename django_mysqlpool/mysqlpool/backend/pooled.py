@@ -59,35 +59,35 @@ class PooledWrapper(_Base):
     transaction_release: Callable[[], ReleasePolicy]
     #: No class but Django's and ours has a say in how it connects.
     is_plain = False
+    #: ``None``: not pooled, as is Django's connection without a database, which creates and drops test databases.
+    pool_options: PoolOptions | None = None
+    #: What is wrong with the options, if that is told when the wrapper is asked to connect.
+    wrong_options: str | None = None
+    #: ``None``: the connection stays until the request ends, or Django closes it.
+    release: ReleasePolicy | None = None
+    lease: Lease | None = None
+    #: No connection is checked out, and Django does not have to know: its state is that of a connected wrapper.
+    is_parked = False
+    #: Django's ``connect()`` is at work.
+    is_connecting = False
+    #: The settings at the last ``connect()``, if that was to a pool.
+    settings_then: dict[str, Any] | None = None
+    #: The last pool, and what it was looked up for.
+    bound: tuple[tuple[Any, ...], Pool] | None = None
+    #: What Django knows about the server: the same object as the pool's while it is up to date.
+    known_facts: dict[str, Any] | None = None
 
     def __init__(self, settings_dict: dict[str, Any], alias: str = DEFAULT_DB_ALIAS) -> None:
         super().__init__(settings_dict, alias)
         del settings_dict  # an error about the options shows this frame's variables
-        #: ``None``: not pooled, as is Django's connection without a database, which creates and drops test databases.
-        self.pool_options: PoolOptions | None = None
-        #: What is wrong with the options, if that is told when the wrapper is asked to connect.
-        self.wrong_options: str | None = None
         if alias != NO_DB_ALIAS:
             self._read_options()
-        #: ``None``: the connection stays until the request ends, or Django closes it.
-        self.release: ReleasePolicy | None = None
         if self.pool_options is not None and self.pool_options.releases_per_transaction:
             self.release = self.transaction_release()
         #: Held while anything is done with the connection.
         self.use = threading.RLock()
         self.reference = BorrowerReference(self, borrower_is_gone)
         self.reference.alias, self.reference.use = alias, self.use
-        self.lease: Lease | None = None
-        #: No connection is checked out, and Django does not have to know: its state is that of a connected wrapper.
-        self.is_parked = False
-        #: Django's ``connect()`` is at work.
-        self.is_connecting = False
-        #: The settings at the last ``connect()``, if that was to a pool.
-        self.settings_then: dict[str, Any] | None = None
-        #: The last pool, and what it was looked up for.
-        self.bound: tuple[tuple[Any, ...], Pool] | None = None
-        #: What Django knows about the server: the same object as the pool's while it is up to date.
-        self.known_facts: dict[str, Any] | None = None
 
     def _read_options(self) -> None:
         try:
