@@ -20,7 +20,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.cycle import PERSISTENT, set_up
-from benchmarks.instructions import counted, must_have_valgrind
+from benchmarks.instructions import must_have_valgrind, per_cycle
 from benchmarks.web import site_environment
 from devtools.server import Server, server_from_environment
 
@@ -28,8 +28,6 @@ EXPECTED = Path(__file__).with_name("expected.json")
 PYTHON = "{}.{}".format(*sys.version_info)
 #: Part by which a figure may differ.
 TOLERANCE = 0.02
-#: Cycles in the two processes whose difference is told.
-FEW, MANY = 50, 450
 OURS = "django-mysqlpool"
 FORMS = ("held", "middleware", "close", "new thread")
 console = Console(width=120)
@@ -90,11 +88,9 @@ def measure(server: Server) -> dict[str, float]:
 
     def cost(engine: str, form: str) -> float:
         environment = {**site_environment(server, engine), "DJANGO_SETTINGS_MODULE": "tests.settings"}
-        few, many = (
-            counted(["benchmarks.gate", f"--form={form}", f"--cycles={number}"], environment) for number in (FEW, MANY)
-        )
+        cycle = per_cycle(["benchmarks.gate", f"--form={form}"], "--cycles", environment)
         progress.advance(task)
-        return (many - few) / (MANY - FEW)
+        return cycle
 
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("instructions", total=len(FORMS) + 1)

@@ -25,7 +25,7 @@ from benchmarks.cycle import ENGINES, PERSISTENT, set_up
 from benchmarks.web import VIEWS, site_environment
 from devtools.server import Server, server_from_environment
 
-#: Requests in the two processes whose difference is told: what importing and warming up cost is in both.
+#: Cycles in the two processes whose difference is told: what importing and warming up cost is in both.
 FEW, MANY = 50, 350
 console = Console(width=120)
 
@@ -50,21 +50,35 @@ def _start_response(status: str, *_: object) -> None:
         raise SystemExit(f"The site answers {status}.")
 
 
-def instructions(environment: dict[str, str], path: str, requests: int) -> int:
-    """What valgrind counts of a process that serves so many requests."""
-    return counted(["benchmarks.instructions", f"--path={path}", f"--requests={requests}"], environment)
+def per_cycle(module: list[str], option: str, environment: dict[str, str]) -> float:
+    """The instructions of one cycle of a module's process.
 
-
-def counted(module: list[str], environment: dict[str, str]) -> int:
-    """What valgrind counts of a process that runs a module, with its arguments."""
-    command = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null", sys.executable]
-    command += ["-m", *module]
+    :param module: the module and its arguments
+    :param option: its option that says how many cycles it does
+    :param environment: what is in the process' environment, beside this one's
+    """
     environment = {**os.environ, **environment, "PYTHONHASHSEED": "0"}
+    command = [sys.executable, "-m", *module]
+    _run(
+        [*command, f"{option}=1"], environment
+    )  # Python compiles what is new; else the first process would be counted for it
+    few, many = (_counted([*command, f"{option}={number}"], environment) for number in (FEW, MANY))
+    return (many - few) / (MANY - FEW)
+
+
+def _counted(command: list[str], environment: dict[str, str]) -> int:
+    """What valgrind counts of a process."""
+    valgrind = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
+    (number,) = re.findall(r"I\s+refs:\s+([\d,]+)", _run([*valgrind, *command], environment))
+    return int(number.replace(",", ""))
+
+
+def _run(command: list[str], environment: dict[str, str]) -> str:
+    """Run a process, and return what it says as errors."""
     told = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     if told.returncode:
         raise SystemExit(told.stderr)
-    (number,) = re.findall(r"I\s+refs:\s+([\d,]+)", told.stderr)
-    return int(number.replace(",", ""))
+    return told.stderr
 
 
 def must_have_valgrind() -> None:
@@ -82,8 +96,7 @@ def measure(server: Server) -> dict[str, dict[str, float]]:
         for engine in ENGINES:
             environment = site_environment(server, engine)
             for view, path in views.items():
-                few, many = (instructions(environment, path, requests) for requests in (FEW, MANY))
-                results[engine][view] = (many - few) / (MANY - FEW)
+                results[engine][view] = per_cycle(["benchmarks.instructions", f"--path={path}"], "--requests", environment)
                 progress.advance(task)
     return results
 
