@@ -181,6 +181,15 @@ class TestWhatWasMeantToBePooled:
         assert message.id == "django_mysqlpool.W009"
         assert "Did you mean 'MYSQLPOOL_ARGUMENTS'?" in message.hint
 
+    def test_a_setting_that_needs_the_application(self, tmp_path):
+        with override_settings(MYSQLPOOL_STATUS_FOLDER=str(tmp_path)):
+            with override_settings(INSTALLED_APPS=[app for app in settings.INSTALLED_APPS if app != "django_mysqlpool"]):
+                (message,) = self.messages()
+            assert message.id == "django_mysqlpool.W009"
+            assert "INSTALLED_APPS lacks 'django_mysqlpool'" in message.hint
+            with override_settings(INSTALLED_APPS=[*{*settings.INSTALLED_APPS, "django_mysqlpool"}]):
+                assert self.messages() == []
+
     @pytest.mark.parametrize(
         ("value", "why"),
         [

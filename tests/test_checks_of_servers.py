@@ -49,6 +49,12 @@ class TestSizes:
             ({"pool_size": 0, "max_overflow": -1}, []),
             ({"pool_class": "NullPool"}, []),
             (True, []),
+            ({"min_idle": 16}, ["W016"]),
+            ({"min_idle": 15}, []),
+            ({"min_idle": 16, "max_overflow": 11}, []),
+            ({"min_idle": 16, "pool_size": 2}, ["W016", "W010"]),
+            ({"min_idle": 16, "max_overflow": -1}, []),
+            ({"min_idle": 16, "pool_size": 0}, ["W011"]),
         ],
     )
     def test_a_size_that_is_another_limit_than_it_seems(self, make_alias, pool, expected):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import connections
@@ -9,7 +10,7 @@ from django.db import connections
 from django_mysqlpool.mysqlpool.backend.other_names import suggest
 from django_mysqlpool.mysqlpool.backend.settings import OPTION_NAMES
 
-from .common import DOCS, SETTINGS, misplaced_keys, pooled_aliases, why_not_importable
+from .common import DOCS, SETTINGS, STATUS_FOLDER, misplaced_keys, pooled_aliases, why_not_importable
 
 #: The defaults of ``pool_size`` and ``max_overflow``, which are SQLAlchemy's.
 DEFAULT_SIZE, DEFAULT_OVERFLOW = 5, 10
@@ -37,15 +38,30 @@ def check_wrong_options(**kwargs: object) -> list[CheckMessage]:
 
 @register(Tags.compatibility)
 def check_sizes(**kwargs: object) -> list[CheckMessage]:
-    """Report a ``pool_size`` that is not the limit that it seems to be (W010), or that is no limit at all (W011).
+    """Report sizes that mean something else than they seem to.
+
+    That is a ``pool_size`` that is not the limit (W010), or is no limit at all (W011), and a ``min_idle`` above the limit
+    (W016).
 
     :param kwargs: not used
-    :returns: at most one warning for each alias
+    :returns: at most two warnings for each alias
     """
     messages: list[CheckMessage] = []
     for alias, options in pooled_aliases():
+        if options.pool_class is not None:
+            continue
         size, overflow = (options.arguments.get(name) for name in ("pool_size", "max_overflow"))
-        if options.pool_class is not None or size is None:
+        cap = (DEFAULT_SIZE if size is None else size) + (DEFAULT_OVERFLOW if overflow is None else overflow)
+        min_idle = options.arguments.get("min_idle", 0)
+        if size != 0 and overflow != -1 and min_idle > cap:
+            messages.append(
+                Warning(
+                    f"min_idle of the database alias '{alias}' is {min_idle}, and its pool may have {cap} connections.",
+                    hint=f"Lower min_idle, or raise pool_size or max_overflow. See {DOCS}#w016",
+                    id="django_mysqlpool.W016",
+                )
+            )
+        if size is None:
             continue
         if size == 0 and overflow != -1:
             messages.append(
@@ -61,8 +77,7 @@ def check_sizes(**kwargs: object) -> list[CheckMessage]:
         elif overflow is None and 0 < size < DEFAULT_SIZE:  # somebody wants few
             messages.append(
                 Warning(
-                    f"The pool of the database alias '{alias}' may have {size + DEFAULT_OVERFLOW} connections, though "
-                    f"pool_size is {size}.",
+                    f"The pool of the database alias '{alias}' may have {cap} connections, though pool_size is {size}.",
                     hint=(
                         f"max_overflow is added to it, {DEFAULT_OVERFLOW} by default. For a cap of {size}, set it to 0. "
                         f"See {DOCS}#w010"
@@ -170,12 +185,14 @@ def check_places(**kwargs: object) -> list[CheckMessage]:
 
 @register(Tags.compatibility)
 def check_settings(**kwargs: object) -> list[CheckMessage]:
-    """Report settings that begin with ``MYSQLPOOL_`` and are none of this package's (W009).
+    """Report settings that begin with ``MYSQLPOOL_`` and have no effect (W009).
+
+    They are none of this package's, or need its application.
 
     :param kwargs: not used
     :returns: one warning for each
     """
-    return [
+    messages: list[CheckMessage] = [
         Warning(
             f"The setting {name} has no effect.",
             hint=f"This package's settings are {', '.join(SETTINGS)}.{suggest(name, SETTINGS)} See {DOCS}#w009",
@@ -184,3 +201,12 @@ def check_settings(**kwargs: object) -> list[CheckMessage]:
         for name in dir(settings)
         if name.startswith("MYSQLPOOL_") and name not in SETTINGS
     ]
+    if getattr(settings, STATUS_FOLDER, None) is not None and not apps.is_installed("django_mysqlpool"):
+        messages.append(
+            Warning(
+                f"The setting {STATUS_FOLDER} has no effect.",
+                hint=f"INSTALLED_APPS lacks 'django_mysqlpool', which has processes write there. See {DOCS}#w009",
+                id="django_mysqlpool.W009",
+            )
+        )
+    return messages

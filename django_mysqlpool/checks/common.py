@@ -11,12 +11,13 @@ from django_mysqlpool.mysqlpool.backend.settings import function_at
 from django_mysqlpool.mysqlpool.options import PoolOptions
 
 MIDDLEWARE = "django_mysqlpool.middleware.ConnectionReleaseMiddleware"
+STATUS_FOLDER = "MYSQLPOOL_STATUS_FOLDER"
 SETTINGS = (
     "MYSQLPOOL_ARGUMENTS",
     "MYSQLPOOL_BACKEND",
     "MYSQLPOOL_OVERLOAD_HANDLER",
     "MYSQLPOOL_STATUS_ACCESS",
-    "MYSQLPOOL_STATUS_FOLDER",
+    STATUS_FOLDER,
     "MYSQLPOOL_STATUS_TOKEN",
 )
 DOCS = "https://django-mysqlpool.readthedocs.io/en/stable/checks.html"
