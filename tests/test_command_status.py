@@ -13,9 +13,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from django_mysqlpool.monitoring.process_files import SILENT_AFTER, replace
@@ -174,7 +176,8 @@ class TestTheFiles:
         (master,) = re.findall(r"Listening at: .*\((\d+)\)", site.log.read_text())
 
         def look() -> dict[int, dict[str, Any]]:
-            site.storm(["/slow/"] * 60)
+            with ThreadPoolExecutor(20) as executor:  # no connection is kept: each would stay with one worker
+                list(executor.map(httpx.get, [f"http://127.0.0.1:{site.port}/slow/"] * 60))
             return status(folder)
 
         eventually(look, lambda found: len(found) == 3, 60)
