@@ -21,6 +21,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connections
 from django.test import Client, override_settings
 
+import django_mysqlpool.monitoring.urls  # noqa: F401 (from its import on there is a history)
 from django_mysqlpool import PoolTimeout, close_pool, pool_statistics
 from django_mysqlpool.monitoring import access, readiness
 from django_mysqlpool.monitoring.history import POINTS, SAME_FOR, History
@@ -541,6 +542,7 @@ class TestUnderAWebServer:
             return pool
 
         with ThreadPoolExecutor(5) as executor:
+            assert site.get("/count/").status_code == 200  # there is a pool
             blocked = [executor.submit(site.get, "/block/?seconds=4&secret=1") for _ in range(4)]
             eventually(figures, lambda pool: (pool["out"], pool["waiting"]) == (2, 2))
             began = time.monotonic()
