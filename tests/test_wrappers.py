@@ -377,6 +377,12 @@ class TestARequestThatHasAConnection:
         ask.alias = alias
         return ask
 
+    async def until_one_waits(self, ask):
+        """Until somebody waits for the only connection."""
+        await asyncio.to_thread(
+            eventually, lambda: status_of(connections[ask.alias])["waiting"], lambda number: number == 1
+        )
+
     def serve_all(self, application, *names):
         """Serve requests side by side; there is one thread, before and after."""
 
@@ -397,8 +403,7 @@ class TestARequestThatHasAConnection:
             if scope["name"] == "holder":
                 await asyncio.to_thread(ask)
                 holds.set()
-                waiting = lambda: status_of(connections[ask.alias])["waiting"]  # noqa: E731
-                await asyncio.to_thread(eventually, waiting, lambda number: number == 1)
+                await self.until_one_waits(ask)
                 await sync_to_async(order.append)("holder")
             else:
                 await holds.wait()
@@ -443,8 +448,7 @@ class TestARequestThatHasAConnection:
             if scope["name"] == "holder":
                 await asyncio.to_thread(set_variable)
                 holds.set()
-                waiting = lambda: status_of(connections[ask.alias])["waiting"]  # noqa: E731
-                await asyncio.to_thread(eventually, waiting, lambda number: number == 1)
+                await self.until_one_waits(ask)
             else:
                 await holds.wait()
                 await sync_to_async(ask)()
