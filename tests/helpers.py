@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -20,6 +22,7 @@ from MySQLdb.constants import CLIENT
 
 from devtools.server import Server
 from django_mysqlpool import hold_connection, pool_status
+from django_mysqlpool.mysqlpool.log import tell
 from tests import DRIVER
 
 DATABASE = "mysqlpool_tests"
@@ -45,6 +48,22 @@ def eventually(look: Callable[[], Any], is_so: Callable[[Any], bool], seconds: f
     while not is_so(seen := look()):
         assert time.monotonic() < deadline, f"still, after {seconds} s: {seen}"
     return seen
+
+
+def tell_all() -> None:
+    """Have everything logged, and sent, that has been said; what another thread is just logging is waited for."""
+    tell()
+
+    def tellers() -> list[int]:
+        stacks = {ident: traceback.walk_stack(frame) for ident, frame in sys._current_frames().items()}
+        own = threading.get_ident()
+        return [
+            ident
+            for ident, stack in stacks.items()
+            if ident != own and any(frame.f_code is tell.__code__ for frame, _ in stack)
+        ]
+
+    eventually(tellers, lambda found: not found)
 
 
 class Observer:

@@ -12,7 +12,7 @@ from django.core.checks import run_checks
 from django.db import DatabaseError
 
 from django_mysqlpool.mysqlpool.backend.settings import pool_options
-from tests.helpers import backend_pid
+from tests.helpers import backend_pid, tell_all
 
 pytestmark = pytest.mark.django
 
@@ -82,6 +82,7 @@ class TestDiscardOnError:
             with wrapper.cursor() as cursor, pytest.raises(DatabaseError):
                 cursor.execute("no statement")
         wrapper.close()  # the log is written where nothing is in the middle of anything
+        tell_all()
         assert caplog.text.count("discard_on_error can't be imported, and is not heeded: tests.missing.hook") == 1
         assert backend_pid(wrapper)
 

@@ -13,9 +13,8 @@ import pytest
 from django.db import connections
 from django.test import TestCase
 
-from django_mysqlpool.mysqlpool.log import tell
 from django_mysqlpool.mysqlpool.pool import reports, stacks
-from tests.helpers import eventually, holds, status_of
+from tests.helpers import eventually, holds, status_of, tell_all
 
 pytestmark = [pytest.mark.python, pytest.mark.asgiref, pytest.mark.mode]
 
@@ -40,7 +39,7 @@ def told(caplog):
 
     def messages(at_least: int = 0) -> list[str]:
         """What has been told; what was said is told as the maintenance thread does it, which may be doing it just now."""
-        tell()
+        tell_all()
         texts = [record.getMessage() for record in caplog.records if "never given back" in record.getMessage()]
         if len(texts) < at_least:
             eventually(messages, lambda texts: len(texts) >= at_least)

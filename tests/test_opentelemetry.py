@@ -87,15 +87,15 @@ def reader(make_reader) -> InMemoryMetricReader:
 
 
 def test_the_connections_of_a_pool(make_alias, reader, observer):
-    wrapper = make_alias(pool={"pool_size": 2, "max_overflow": 1, "min_idle": 1, "release": "request"})
+    wrapper = make_alias(pool={"pool_size": 1, "max_overflow": 1, "min_idle": 1, "release": "request"})
     hold_at_once(wrapper.alias, 2)
     ask(wrapper, "SELECT 1")
     collected = Collected(reader)
     assert collected.value("db.client.connection.count", wrapper, state="used") == 1
     assert collected.value("db.client.connection.count", wrapper, state="idle") == 1
     assert len(observer.connections_of(wrapper.settings_dict["USER"])) == 2
-    assert collected.value("db.client.connection.max", wrapper) == 3
-    assert collected.value("db.client.connection.idle.max", wrapper) == 3
+    assert collected.value("db.client.connection.max", wrapper) == 2
+    assert collected.value("db.client.connection.idle.max", wrapper) == 2
     assert collected.value("db.client.connection.idle.min", wrapper) == 1
     assert collected.value("db.client.connection.pending_requests", wrapper) == 0
     assert collected.value("db.client.connection.timeouts", wrapper) == 0

@@ -17,7 +17,7 @@ from devtools.server import PrivateServer
 from django_mysqlpool import PoolTimeout, hold_connection
 from django_mysqlpool.mysqlpool.pool import writes as writes_module
 from django_mysqlpool.mysqlpool.pool.writes import FIRST_PAUSE, LASTS, LONGEST_PAUSE, ServerState, Writes
-from tests.helpers import DATABASE, eventually, hold_at_once, holds
+from tests.helpers import DATABASE, eventually, hold_at_once, holds, tell_all
 from tests.relay import Relay
 
 pytestmark = [pytest.mark.server, pytest.mark.mode]
@@ -114,7 +114,12 @@ def alias_at(make_alias) -> Callable[..., str]:
 def log(caplog) -> Callable[[], list[str]]:
     """The lines of the log that a site's people see."""
     caplog.set_level(logging.WARNING, "django_mysqlpool")
-    return lambda: [record.getMessage() for record in caplog.records if record.name == "django_mysqlpool"]
+
+    def lines() -> list[str]:
+        tell_all()
+        return [record.getMessage() for record in caplog.records if record.name == "django_mysqlpool"]
+
+    return lines
 
 
 def request(alias: str, statement: str = WRITE) -> int:

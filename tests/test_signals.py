@@ -16,7 +16,7 @@ from django_mysqlpool.mysqlpool.log import tell, unsaid
 from django_mysqlpool.mysqlpool.pool import events
 from django_mysqlpool.mysqlpool.pool.maintenance import maintenance
 from django_mysqlpool.mysqlpool.pool.pool import Pool
-from tests.helpers import backend_pid, eventually, holds, look, status_of
+from tests.helpers import backend_pid, eventually, holds, look, status_of, tell_all
 
 pytestmark = [pytest.mark.python, pytest.mark.django, pytest.mark.server]
 
@@ -46,7 +46,7 @@ def received() -> Iterator[Connect]:
 
 def of(wrapper: Any, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What was told about the pool of an alias."""
-    tell()
+    tell_all()
     return [facts for facts in told if wrapper.alias in facts["aliases"]]
 
 
@@ -147,7 +147,7 @@ def test_it_is_not_told_of_its_own_connections(kind, closes, make_alias):
 
     def receive(aliases: list[str], **facts: Any) -> None:
         if wrapper.alias in aliases:
-            seen.append(look(wrapper.alias) if closes else backend_pid(wrapper))
+            seen.append(look(wrapper.alias) if closes else backend_pid(connections[wrapper.alias]))
 
     signal.connect(receive)
     try:
