@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,6 +37,7 @@ _kept: list = []
 def told(caplog):
     """The warnings about forgotten connections, each place in the code as if it had never forgotten one."""
     reports._places.clear()
+    stacks.memory.keeps_all = False
 
     def messages(at_least: int = 0) -> list[str]:
         """What has been told; what was said is told as the maintenance thread does it, which may be doing it just now."""
@@ -129,6 +131,39 @@ class TestForgotten:
             reports.tell_forgotten()
         (last,) = told(4)[3:]
         assert last.endswith(" It is number 13 from there.")
+
+    @holds
+    def test_the_place_is_kept_of_a_threads_first_checkouts_and_of_all_once_one_was_missed(self, make_alias, told):
+        alias = make_alias().alias
+
+        def be_careful(times: int) -> None:
+            for _ in range(times):
+                with closing(connections[alias]) as own:
+                    own.ensure_connection()
+            forget(alias)
+
+        def warnings_after(times: int) -> list[str]:
+            before = len(told())
+            in_thread(be_careful, times)
+            self.all_are_back(connections[alias])
+            reports._places.clear()
+            return told(before + 1)[before:]
+
+        (soon,) = warnings_after(stacks.FIRST - 1)
+        assert re.search(rf"{re.escape(__file__)}:\d+, in forget", soon)
+        (late,) = warnings_after(stacks.FIRST)
+        assert late.endswith(". Where it was checked out is not known; of the next one it will be told.")
+        assert "in forget" not in late
+        (next_one,) = warnings_after(stacks.FIRST)
+        assert re.search(rf"{re.escape(__file__)}:\d+, in forget", next_one)
+
+    @holds
+    def test_all_are_kept_if_leaks_are_looked_for(self, make_alias):
+        wrapper = make_alias(pool={"leak_after": 3600})
+        for _ in range(stacks.FIRST + 1):
+            wrapper.close()
+            wrapper.ensure_connection()
+        assert wrapper.lease.stack
 
     def test_the_memory_of_places_is_bounded(self, told):
         code = [(compile("", f"place {number}", "exec"), 1) for number in range(3 * reports.PLACES)]

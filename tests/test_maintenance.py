@@ -83,17 +83,18 @@ class TestKeepingWarm:
     def test_min_idle_is_filled_from_the_first_checkout_on(self, make_alias, observer):
         wrapper = make_alias(pool={"pool_size": 5, "min_idle": 3})
         look(wrapper.alias)
-        eventually(lambda: status_of(wrapper)["idle"], lambda idle: idle == 3)
-        assert len(pids_of(observer, wrapper)) == 3
+        eventually(lambda: status_of(wrapper)["idle"], lambda idle: idle >= 3)
+        rounds(2)
+        assert len(pids_of(observer, wrapper)) in (3, 4)  # one more if a round has met the checkout
 
     def test_it_is_refilled_after_a_kill(self, make_alias, observer):
         wrapper = make_alias(pool={"pool_size": 5, "min_idle": 3})
         look(wrapper.alias)
-        eventually(lambda: status_of(wrapper)["idle"], lambda idle: idle == 3)
+        eventually(lambda: status_of(wrapper)["idle"], lambda idle: idle >= 3)
         dead = pids_of(observer, wrapper)
         for pid in dead:
             observer.query(f"KILL {pid}")
-        eventually(lambda: pids_of(observer, wrapper) - dead, lambda pids: len(pids) == 3)
+        eventually(lambda: pids_of(observer, wrapper) - dead, lambda pids: len(pids) >= 3)
 
     def test_a_session_is_set_up_by_its_borrower(self, make_alias):
         """Django and the receivers of its signals may wait for the server for ever; the maintenance thread must not."""
@@ -129,12 +130,12 @@ class TestKeepingWarm:
         wrapper, other = make_alias(pool={"pool_size": 5, "min_idle": 2}), make_alias()
         look(wrapper.alias)
         other.ensure_connection()
-        eventually(lambda: status_of(wrapper)["idle"], lambda idle: idle == 2)
+        eventually(lambda: status_of(wrapper)["idle"], lambda idle: idle >= 2)
         close_pool(wrapper.alias)
         rounds(3)
         assert status_of(wrapper)["open"] == 0
         look(wrapper.alias)
-        eventually(lambda: status_of(wrapper)["idle"], lambda idle: idle == 2)
+        eventually(lambda: status_of(wrapper)["idle"], lambda idle: idle >= 2)
 
     def test_nor_does_one_stay_that_was_about_to_be_opened_when_the_pool_was_closed(self, make_alias):
         wrapper, other = make_alias(pool={"pool_size": 5}), make_alias()

@@ -110,8 +110,7 @@ def test_what_a_scrape_finds_of_a_pool(make_alias, scrape, observer):
     assert found.value("mysqlpool_resets_total", wrapper) == 1
     assert found.value("mysqlpool_reset_seconds_count", wrapper) == 1
     wrapper.close_pool()
-    found = scrape()
-    assert found.value("mysqlpool_connections", wrapper, state="idle") == 0
+    found = eventually(scrape, lambda found: found.value("mysqlpool_connections", wrapper, state="idle") == 0)
     assert found.value("mysqlpool_connections_closed_total", wrapper, reason="pool_closed") == 2
 
 

@@ -680,8 +680,8 @@ def test_a_line_for_each_checkout_and_checkin(make_alias, traced):
     import_orders()
     tell_all()
     lines = [line for line in traced.messages if "check" in line and wrapper.pool.name in line]
-    checkin, checkout = sorted(lines, key=lambda line: "checkout" in line)  # two threads may have logged them
-    for line, word in ((checkout, "checkout"), (checkin, "checkin")):
+    checkin, checkout = sorted(lines, key=lambda line: ": checkout " in line)  # two threads may have logged them
+    for line, word in ((checkout, ": checkout "), (checkin, ": checkin ")):
         assert word in line
         assert f"alias '{wrapper.alias}', thread {threading.current_thread().name}" in line
         assert "import_orders" in line

@@ -11,8 +11,8 @@ from weakref import ref
 from django.db.backends.mysql.base import DatabaseWrapper
 from django.db.backends.signals import connection_created
 
+from django_mysqlpool.mysqlpool.pool import stacks
 from django_mysqlpool.mysqlpool.pool.events import emit, observers
-from django_mysqlpool.mysqlpool.pool.stacks import stack_of_caller
 from django_mysqlpool.mysqlpool.pool.states import READY
 
 from .aliases import LastConnect, copied, last_connects
@@ -161,10 +161,14 @@ def note_set_up(wrapper: PooledWrapper, lease: Lease) -> None:
 def count_in(wrapper: PooledWrapper, lease: Lease) -> None:
     """The lease is ready for use: it is the current work's."""
     scope = current_scope()
+    wants_stack = wrapper.pool_options.leak_after is not None  # type: ignore[union-attr]  # (it is pooled)
     if scope is not None:
         scope.add(lease)
-    if scope is None or wrapper.pool_options.leak_after is not None:  # type: ignore[union-attr]  # (it is pooled)
-        lease.stack = stack_of_caller()
+    elif wrapper.unscoped_checkouts < stacks.FIRST or stacks.memory.keeps_all:
+        wrapper.unscoped_checkouts += 1
+        wants_stack = True
+    if wants_stack:
+        lease.stack = stacks.stack_of_caller()
     if lease.sharing is not None:
         lease.return_requested = True
     lease.is_connected = True

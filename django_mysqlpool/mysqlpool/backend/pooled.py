@@ -66,6 +66,8 @@ class PooledWrapper(_Base):
     #: ``None``: the connection stays until the request ends, or Django closes it.
     release: ReleasePolicy | None = None
     lease: Lease | None = None
+    #: Checkouts so far that were in no scope.
+    unscoped_checkouts = 0
     #: No connection is checked out, and Django does not have to know: its state is that of a connected wrapper.
     is_parked = False
     #: Django's ``connect()`` is at work.

@@ -16,7 +16,7 @@ from django_mysqlpool.mysqlpool.statements import kind_of
 
 from .connection import Lease
 from .faults import Fault, fault_of
-from .stacks import format_place, format_stack
+from .stacks import format_place, format_stack, memory
 from .waiters import QueueFull
 
 #: Holders that are told, those that have held longest.
@@ -75,7 +75,7 @@ class _Place:
         if last is not None:
             self.next_at = now + self.pause
             self.pause = min(2 * self.pause, LONGEST_PAUSE)
-            say(logging.WARNING, "A connection of alias '%s' was never given back by thread '%s'%s%s.%s", *last)
+            say(logging.WARNING, "A connection of alias '%s' was never given back by thread '%s'%s%s.%s%s", *last)
 
 
 # By alias and place; first in, first out. Without a lock: it may be the garbage collector that tells of one.
@@ -85,6 +85,9 @@ _places: dict[tuple[str, str], _Place] = {}
 def forgotten(lease: Lease) -> None:
     """Log a connection that its thread never returned: one line for a place in the code, again after growing pauses."""
     place = format_place(lease.stack) if lease.stack else ""
+    is_place_missed = not place and lease.scope is None
+    if is_place_missed:
+        memory.keeps_all = True
     found = _places.setdefault((lease.alias, place), _Place())
     times = next(found.count)
     found.last = (
@@ -92,7 +95,8 @@ def forgotten(lease: Lease) -> None:
         lease.thread.name,
         f", which checked it out at {place}" if place else "",
         "; what it left open is rolled back" if _left_something_open(lease) else "",
-        f" It is number {times} from there." if times > 1 else "",
+        f" It is number {times} from there." if times > 1 and place else "",
+        " Where it was checked out is not known; of the next one it will be told." if is_place_missed else "",
     )
     if len(_places) > PLACES:
         with suppress(RuntimeError, StopIteration):  # another thread does the same

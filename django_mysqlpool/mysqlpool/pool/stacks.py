@@ -15,6 +15,9 @@ from types import CodeType, FrameType, ModuleType
 import asgiref
 import django
 
+#: Checkouts outside any scope of which a thread keeps the stacks in any case. One that has returned so many connections
+#: rarely forgets one, and a stack costs more than anything else in a checkout.
+FIRST = 20
 #: Frames of a checkout's stack that are kept, the innermost.
 DEPTH = 40
 _DEPTHS = range(DEPTH)
@@ -59,6 +62,16 @@ def _rank(filename: str) -> int:
 #: A checkout's stack, the innermost frame first: the code of each, and the instruction that it had come to, by its offset.
 #: No frame, and so no variable, is kept alive by it.
 Stack = tuple[tuple[CodeType, int], ...]
+
+
+class _Memory:
+    """Of this process: what it has learned about the need of stacks."""
+
+    #: A connection was forgotten of which nobody knew the place: since then all stacks are kept.
+    keeps_all = False
+
+
+memory = _Memory()
 
 
 def stack_of_caller() -> Stack:
