@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from importlib.metadata import version
@@ -25,6 +26,8 @@ _SERVER = pytest.StashKey[Server]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Set Django up before a test module is imported, for a server that is not started before a test needs it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; the tests' processes inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with suppress(ServerError):  # of which the first test hears that needs a server
         server = config.stash[_SERVER] = server_from_environment()
         os.environ["MYSQLPOOL_TEST_DATABASE"] = json.dumps(server.settings(DATABASE))

@@ -331,7 +331,8 @@ class TestWhatAWarmCheckoutLeavesOut:
             wrapper.health_check_done = False  # as Django has it from the beginning of a request on
             with wrapper.cursor() as cursor:
                 cursor.execute("SELECT 1")
-            of_this_checkout = {"lease", "close_at"}  # close_at: CONN_MAX_AGE is 0, so it is over at once
+            # (close_at: CONN_MAX_AGE is 0, so it is over at once)
+            of_this_checkout = {"lease", "close_at", "unscoped_checkouts"}
             assert wrapper.close_at <= time.monotonic()
             return {
                 name: value.copy() if isinstance(value, (list, dict)) else value
