@@ -47,6 +47,7 @@ def eventually(look: Callable[[], Any], is_so: Callable[[Any], bool], seconds: f
     deadline = time.monotonic() + seconds
     while not is_so(seen := look()):
         assert time.monotonic() < deadline, f"still, after {seconds} s: {seen}"
+        time.sleep(0.001)  # who looks again at once leaves no lock, and no processor, to those whom it waits for
     return seen
 
 
