@@ -29,6 +29,7 @@ from django_mysqlpool import auto_close_db
 from django_mysqlpool.middleware import ConnectionReleaseMiddleware, ConnectionReleaseWSGI
 from django_mysqlpool.mysqlpool.pool import connector
 from django_mysqlpool.mysqlpool.pool import pool as pool_module
+from django_mysqlpool.mysqlpool.pool.locks import WITH_HAS_A_GAP, RLock
 from tests.helpers import DATABASE, RELEASE, eventually, status_of
 
 # Python tells nobody of what is raised in a finalizer: Django's own fail for what an interrupt has left half made.
@@ -238,6 +239,16 @@ def test_a_deferred_transaction_swallows_no_later_write(unit, make_alias, observ
         assert rows == [(is_committed,)], interrupter.place
     assert number > 5
     observer.query(f"DROP TABLE {DATABASE}.swallowed")
+
+
+@pytest.mark.skipif(not WITH_HAS_A_GAP, reason="Python 3.14 may leave out a with block after its lock has been acquired")
+def test_the_lock_of_djangos_that_each_close_takes_is_safe(make_alias):
+    wrapper = make_alias()
+    assert type(wrapper._thread_sharing_lock) is RLock
+    wrapper.inc_thread_sharing()
+    assert wrapper.allow_thread_sharing
+    wrapper.dec_thread_sharing()
+    assert not wrapper.allow_thread_sharing
 
 
 @pytest.mark.parametrize("unit", [in_block, decorated])

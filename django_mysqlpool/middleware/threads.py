@@ -15,6 +15,8 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import count, filterfalse
 from typing import Any, ParamSpec, TypeVar
 
+from django_mysqlpool.mysqlpool.pool.locks import RLock
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -31,7 +33,7 @@ class WarmThreads:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._idle: list[ThreadPoolExecutor] = []
         self._all: list[ThreadPoolExecutor] = []
         self._waiting: deque[Loan] = deque()
@@ -109,7 +111,7 @@ class Loan(Executor):
         self._threads = threads
         self._must_stay = must_stay
         self._has_connection = has_connection
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._thread: ThreadPoolExecutor | None = None
         self._worker: threading.Thread | None = None
         self._is_waiting = False

@@ -6,7 +6,6 @@ All of it is bounded. It is recorded from the import of ``monitoring.urls`` on.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 from django_mysqlpool import pool_statistics
 from django_mysqlpool.mysqlpool.log import say
 from django_mysqlpool.mysqlpool.pool import events, fork
+from django_mysqlpool.mysqlpool.pool.locks import RLock
 from django_mysqlpool.mysqlpool.pool.maintenance import maintenance
 
 #: Seconds between two points of the chart, and the most points of a pool: five minutes.
@@ -69,7 +69,7 @@ class History:
         """It goes on."""
 
     def after_fork_in_child(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._points: dict[str, deque[Point]] = {}
         self._events: deque[Event] = deque(maxlen=EVENTS)
         self._next_at = 0.0

@@ -11,6 +11,7 @@ from django.db import Error, connections
 
 from django_mysqlpool import auto_close_db
 from django_mysqlpool.mysqlpool.pool import fork
+from django_mysqlpool.mysqlpool.pool.locks import RLock
 from django_mysqlpool.mysqlpool.pool.numbers import statistics_of
 
 #: Seconds in which the server must answer, and in which a pool that is full must have turned over.
@@ -67,7 +68,7 @@ class Probe:
 
     def __init__(self, alias: str) -> None:
         self._alias = alias
-        self._lock = threading.Lock()
+        self._lock = RLock()
         self._thread: threading.Thread | None = None
         #: Of the last probe, or the one under way; ``time.monotonic()``.
         self._began_at = self._ended_at = 0.0

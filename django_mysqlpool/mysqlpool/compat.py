@@ -53,6 +53,15 @@ def settings_object() -> Any:
     return settings._wrapped  # type: ignore[misc]
 
 
+def replace_thread_sharing_lock(wrapper: Any, lock: threading.RLock) -> None:
+    """Give a wrapper another lock for the number of its sharers, which it looks at in each ``close()``.
+
+    (Of a Django that has none nothing is replaced.)
+    """
+    if hasattr(wrapper, "_thread_sharing_lock"):
+        wrapper._thread_sharing_lock = lock
+
+
 # Python
 
 #: Tells the event loop that runs in this thread, or ``None``. The public function raises an exception, which is slow.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.thread import BrokenThreadPool
@@ -14,6 +13,7 @@ from typing import Any
 from asgiref.sync import sync_to_async
 
 from django_mysqlpool.mysqlpool import compat
+from django_mysqlpool.mysqlpool.pool.locks import RLock
 
 from .work import must_not_wait
 
@@ -24,7 +24,7 @@ class _Wanted:
     """Counts the open blocks of ``run_in_calling_thread`` in this process."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = RLock()
         self.blocks = 0
 
     def add(self, number: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import re
+import signal
 import sys
 import threading
 import types
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import django_mysqlpool
-from django_mysqlpool.mysqlpool.pool.locks import acquire_if_free, acquire_within
+from django_mysqlpool.mysqlpool.pool.locks import RLock, acquire_if_free, acquire_within
 
 pytestmark = pytest.mark.unit
 
@@ -83,6 +84,48 @@ def test_locks_are_acquired_without_a_gap():
     """By ``with``, or by the functions of ``pool/locks.py``."""
     found = {path for path in SOURCES if re.search(r"(lock|use|bell)\.acquire\(|methodcaller\(.acquire", path.read_text())}
     assert {str(path.relative_to(PACKAGE / "mysqlpool")) for path in found} == ACQUIRES
+
+
+def test_locks_for_with_blocks_are_of_the_packages_class():
+    """Others are waiters' bells, which are acquired by their method only, and a condition on such a lock."""
+    made = re.compile(r"threading\.(\w*Lock|Condition|\w*Semaphore)\(")
+    found = {(str(path.relative_to(PACKAGE)), *made.findall(path.read_text())) for path in SOURCES}
+    assert {entry for entry in found if len(entry) > 1} == {
+        ("mysqlpool/compat.py", "RLock"),  # looks for a private name of it
+        ("mysqlpool/pool/fork.py", "Condition"),
+        ("mysqlpool/pool/locks.py", "RLock"),  # the base class
+        ("mysqlpool/pool/waiters.py", "Lock"),
+    }
+
+
+def test_a_handlers_exception_leaves_no_lock_locked():
+    """Wherever it strikes: there is hardly anything but the lock here."""
+
+    class Interrupt(BaseException):
+        pass
+
+    def interrupt(*_: object) -> None:
+        if is_expected:
+            raise Interrupt
+
+    is_expected = False
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.000_3, 0.000_3)
+    try:
+        for _ in range(300):
+            lock = RLock()
+            try:
+                is_expected = True
+                while True:
+                    with lock:
+                        pass
+            except Interrupt:
+                is_expected = False
+            assert "count=0" in repr(lock)
+    finally:
+        is_expected = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_nothing_is_undone_by_a_generator():

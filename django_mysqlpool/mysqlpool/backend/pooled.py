@@ -10,7 +10,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS
 from django.db.backends.base.base import NO_DB_ALIAS
 
+from django_mysqlpool.mysqlpool import compat
 from django_mysqlpool.mysqlpool.pool.borrowing import Borrower, BorrowerReference, borrower_is_gone
+from django_mysqlpool.mysqlpool.pool.locks import WITH_HAS_A_GAP, RLock
 
 from .settings import pool_options
 
@@ -86,8 +88,10 @@ class PooledWrapper(_Base):
             self._read_options()
         if self.pool_options is not None and self.pool_options.releases_per_transaction:
             self.release = self.transaction_release()
+        if WITH_HAS_A_GAP:
+            compat.replace_thread_sharing_lock(self, RLock())
         #: Held while anything is done with the connection.
-        self.use = threading.RLock()
+        self.use = RLock()
         self.reference = BorrowerReference(self, borrower_is_gone)
         self.reference.alias, self.reference.use = alias, self.use
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from typing import Any
@@ -13,6 +12,7 @@ from django.db import connections
 
 from django_mysqlpool.mysqlpool.log import say
 from django_mysqlpool.mysqlpool.pool import fork
+from django_mysqlpool.mysqlpool.pool.locks import RLock
 from django_mysqlpool.mysqlpool.pool.maintenance import maintenance
 
 from .pooled import forget_connection
@@ -63,7 +63,7 @@ def detach_after_fork(wrapper: Any) -> None:
     """In a child: clear a wrapper of this thread's; what it has is the parent's."""
     is_unused = wrapper.use.acquire(blocking=False)
     # A thread of the parent's may have held the last one.
-    wrapper.use = wrapper.reference.use = threading.RLock()
+    wrapper.use = wrapper.reference.use = RLock()
     if wrapper.lease is not None:
         if is_unused:
             with suppress(Exception):  # its descriptor leads nowhere; a cursor with unread rows would read them later

@@ -25,6 +25,7 @@ from .borrowing import LeasingPool
 from .faults import is_before_sending
 from .history import History, Origin
 from .leftovers import holds_what_no_reset_clears
+from .locks import RLock
 from .states import CLOSED, DIRTY, EXPECTED, IDLE, NEW, READY, RETURNED, UNSALVAGEABLE, SessionState
 
 if TYPE_CHECKING:
@@ -290,7 +291,7 @@ class Lease:
 
     def detach_after_fork(self) -> None:
         """To RETURNED, in a child. What it was taken for, a request say, goes on in the parent; cursors of it end here."""
-        self.borrower.use = threading.RLock()  # a thread of the parent's may have held the last one
+        self.borrower.use = RLock()  # a thread of the parent's may have held the last one
         self.state = RETURNED
 
     def is_of_this_thread_or_a_dead_one(self) -> bool:

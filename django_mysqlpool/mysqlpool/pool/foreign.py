@@ -17,6 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.pool import AssertionPool, Pool, QueuePool, StaticPool
 
 from . import sqlalchemy_names
+from .locks import RLock
 from .slot_pool import ConnectionChecks, ConnectionCloser, SlotPool
 from .states import CLOSED, CloseReason
 from .waiters import SlotRequest, SlotTimeout
@@ -63,7 +64,7 @@ class ForeignPool:
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self.lock = threading.RLock()
+        self.lock = RLock()
         self._current = _Current()
         self._checks: ConnectionChecks | None = None
         #: How many have each connection; 0: it has been opened for a request, and SQLAlchemy is about to hand it out.
@@ -73,7 +74,7 @@ class ForeignPool:
 
     def renew_lock(self) -> Any:
         """In a forked child: take a new lock, for a thread of the parent's may have held the last one."""
-        self.lock = threading.RLock()
+        self.lock = RLock()
         return self.lock
 
     def attach(self, checks: ConnectionChecks, closer: ConnectionCloser, reclaim: Callable[[], None]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Protocol
 
-from .locks import acquire_within
+from .locks import RLock, acquire_within
 
 #: Seconds that a fork waits at most, as it does not wait for a server; and that others wait for a fork.
 MAX_WAIT = 1.0
@@ -33,7 +33,7 @@ class Participant(Protocol):
 _participants: list[Participant] = []
 #: The process that they are ready in.
 _pid = os.getpid()
-_noticing = threading.Lock()
+_noticing = RLock()
 
 
 def take_part(participant: Participant) -> None:

@@ -21,6 +21,7 @@ from django_mysqlpool.mysqlpool import compat
 from django_mysqlpool.mysqlpool.log import here, say, tell, unsaid
 
 from . import fork, reports, trace
+from .locks import RLock
 from .tasks import Task, tasks_for
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class MaintenanceThread:
 
     def _reset(self) -> None:
         #: Re-entrant: the garbage collector may end a generator of the user's here, which asks for a connection.
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._pools: weakref.WeakKeyDictionary[Pool, PoolMaintenance] = weakref.WeakKeyDictionary()
         #: Its own; ``None``: it is not at work.
         self.thread: threading.Thread | None = None

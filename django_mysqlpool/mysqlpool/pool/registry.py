@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import fork
 from .fork import discard_inherited
-from .locks import acquire_if_free
+from .locks import RLock, acquire_if_free
 from .maintenance import maintenance
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._pools: list[Pool] = []
-        self._lock = threading.RLock()
+        self._lock = RLock()
         #: During a fork: the pools that wait for it.
         self._held_for_fork: list[Pool] = []
 
@@ -97,7 +97,7 @@ class Registry:
     def after_fork_in_child(self) -> None:
         """A child starts without pools; its parent's connections are its parent's."""
         # New locks rather than released ones: if no hook ran before the fork, any thread may have held them.
-        self._lock = threading.RLock()
+        self._lock = RLock()
         inherited = self.pools()
         self._pools.clear()
         self._held_for_fork.clear()

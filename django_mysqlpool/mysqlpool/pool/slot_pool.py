@@ -16,6 +16,7 @@ from sqlalchemy.pool import Pool
 
 from . import sqlalchemy_names
 from .idle_slots import IdleSlots
+from .locks import RLock
 from .slots import SlotQueue
 from .states import CloseReason
 from .waiters import SlotRequest
@@ -136,7 +137,7 @@ class SlotPool(Pool):
 
     def renew_lock(self) -> Any:
         """In a forked child: take a new lock, for a thread of the parent's may have held the last one."""
-        self.lock = self.queue.lock = threading.RLock()
+        self.lock = self.queue.lock = RLock()
         return self.lock
 
     # Checkout and checkin

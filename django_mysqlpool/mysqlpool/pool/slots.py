@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from weakref import ref
 from django_mysqlpool.mysqlpool.errors import copy_of
 
 from .backoff import Backoff
+from .locks import RLock
 from .slot_store import SlotStore
 from .waiters import QueueFull, S, SlotRequest, SlotTimeout, Waiter
 
@@ -50,7 +50,7 @@ class SlotQueue(Generic[S]):
         self, make_slot: Callable[[], S], cap: int | None, *, lifo: bool = True, max_waiting: int | None = None
     ) -> None:
         self.max_waiting = max_waiting
-        self.lock = threading.RLock()
+        self.lock = RLock()
         self.backoff = Backoff()
         self.store = SlotStore(make_slot, cap, self.backoff, lifo=lifo)
         #: Seconds for which running threads may barge past the first waiter; 0: never.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from django_mysqlpool.mysqlpool import compat
 
 from .history import BOUNDS, Usage
+from .locks import RLock
 from .sizing import Period
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Statistics:
     def __init__(self, emit: Callable[..., None]) -> None:
         self._emit = emit
         #: (Re-entrant: the garbage collector may close a connection anywhere.)
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self.made_at = monotonic()
         #: The open ones. Other threads change the set, so iterate over a copy.
         self.sessions: set[Session] = set()
