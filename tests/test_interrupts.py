@@ -242,8 +242,12 @@ def test_a_deferred_transaction_swallows_no_later_write(unit, make_alias, observ
 
 
 @pytest.mark.skipif(not WITH_HAS_A_GAP, reason="Python 3.14 may leave out a with block after its lock has been acquired")
-def test_the_lock_of_djangos_that_each_close_takes_is_safe(make_alias):
+def test_the_locks_of_others_that_a_checkout_and_a_checkin_take_are_safe(make_alias):
+    """SQLAlchemy's of the first connect, and Django's of each ``close()``."""
     wrapper = make_alias()
+    wrapper.ensure_connection()
+    for listeners in (wrapper.pool.source.dispatch.first_connect, wrapper.pool.source.dispatch.connect):
+        assert type(listeners._exec_once_mutex) is RLock
     assert type(wrapper._thread_sharing_lock) is RLock
     wrapper.inc_thread_sharing()
     assert wrapper.allow_thread_sharing

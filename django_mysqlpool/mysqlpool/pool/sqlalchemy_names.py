@@ -11,6 +11,8 @@ from sqlalchemy.pool import Pool
 
 from django_mysqlpool.mysqlpool.compat import look_for
 
+from .locks import WITH_HAS_A_GAP, RLock
+
 _SQLALCHEMY = f"SQLAlchemy {sqlalchemy.__version__}"
 _base: Any = import_module("sqlalchemy.pool.base")
 #: The record of a connection, which events are told of: a pool class makes it only under this name.
@@ -19,6 +21,8 @@ ConnectionRecord: Any
 #: The part of a dialect that a pool needs: how to close a connection.
 (ConnDialect,) = look_for(_base, "_ConnDialect", of=_SQLALCHEMY)
 look_for(_base.Pool, "_do_get", "_do_return_conn", "_close_connection", "_should_log_debug", of=_SQLALCHEMY)
+if WITH_HAS_A_GAP:
+    look_for(import_module("sqlalchemy.event.attr")._CompoundListener, "_exec_once_mutex", of=_SQLALCHEMY)
 look_for(sqlalchemy.pool.QueuePool, "_do_get", "_do_return_conn", of=_SQLALCHEMY)
 _QueueEmpty: type[Exception]
 (_QueueEmpty,) = look_for(import_module("sqlalchemy.util.queue"), "Empty", of=_SQLALCHEMY)
@@ -28,10 +32,12 @@ def prepare_events(pool: Pool) -> None:
     """Make the lists of the two events that SQLAlchemy makes at the first connect.
 
     SQLAlchemy before 2.1 makes them without a lock: of two threads that connect first at the same time, one fails with an
-    AssertionError.
+    AssertionError. The lock that its later releases take is a plain one, which an interrupt leaves locked on Python 3.14.
     """
     for name in ("first_connect", "connect"):
-        getattr(pool.dispatch, name).for_modify(pool.dispatch)
+        listeners = getattr(pool.dispatch, name).for_modify(pool.dispatch)
+        if WITH_HAS_A_GAP:
+            listeners._exec_once_mutex = RLock()
 
 
 def logs_checkouts(pool: Pool) -> bool:
