@@ -90,7 +90,7 @@ _BOTH_ADJOINING = """
 """
 _MARIADB_ADJOINING = """
     cume_dist dense_rank first_value lag lead median nth_value ntile percent_rank percentile_cont percentile_disc rank
-    st_collect>=11.7 trim_oracle
+    st_collect>=12 trim_oracle
 """
 _MYSQL_ADJOINING = """
     st_collect>=8.0.24 sysdate
