@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import inspect
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
@@ -52,7 +52,7 @@ class TestOverload:
         urlconf = type("URLConf", (), {"urlpatterns": [urls.path("orders/", view)]})
         with override_settings(ROOT_URLCONF=urlconf, **changed):
             get = client(raise_request_exception=False).get
-            return (async_to_sync(get) if asyncio.iscoroutinefunction(get) else get)("/orders/?token=secret")
+            return (async_to_sync(get) if inspect.iscoroutinefunction(get) else get)("/orders/?token=secret")
 
     @staticmethod
     def view_of(alias, kind):
