@@ -29,7 +29,7 @@ from django_mysqlpool import auto_close_db
 from django_mysqlpool.middleware import ConnectionReleaseMiddleware, ConnectionReleaseWSGI
 from django_mysqlpool.mysqlpool.pool import connector
 from django_mysqlpool.mysqlpool.pool import pool as pool_module
-from django_mysqlpool.mysqlpool.pool.locks import WITH_HAS_A_GAP, RLock
+from django_mysqlpool.mysqlpool.pool.locks import WITH_HAS_A_GAP, GuardedRLock
 from tests.helpers import DATABASE, RELEASE, eventually, status_of
 
 # Python tells nobody of what is raised in a finalizer: Django's own fail for what an interrupt has left half made.
@@ -247,8 +247,8 @@ def test_the_locks_of_others_that_a_checkout_and_a_checkin_take_are_safe(make_al
     wrapper = make_alias()
     wrapper.ensure_connection()
     for listeners in (wrapper.pool.source.dispatch.first_connect, wrapper.pool.source.dispatch.connect):
-        assert type(listeners._exec_once_mutex) is RLock
-    assert type(wrapper._thread_sharing_lock) is RLock
+        assert type(listeners._exec_once_mutex) is GuardedRLock
+    assert type(wrapper._thread_sharing_lock) is GuardedRLock
     wrapper.inc_thread_sharing()
     assert wrapper.allow_thread_sharing
     wrapper.dec_thread_sharing()

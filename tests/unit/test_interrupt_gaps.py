@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import django_mysqlpool
-from django_mysqlpool.mysqlpool.pool.locks import RLock, acquire_if_free, acquire_within
+from django_mysqlpool.mysqlpool.pool.locks import GuardedRLock, RLock, acquire_if_free, acquire_within
 
 pytestmark = pytest.mark.unit
 
@@ -93,12 +93,23 @@ def test_locks_for_with_blocks_are_of_the_packages_class():
     assert {entry for entry in found if len(entry) > 1} == {
         ("mysqlpool/compat.py", "RLock"),  # looks for a private name of it
         ("mysqlpool/pool/fork.py", "Condition"),
-        ("mysqlpool/pool/locks.py", "RLock"),  # the base class
+        ("mysqlpool/pool/locks.py", "RLock", "RLock"),  # the base class, and what ``RLock()`` returns
         ("mysqlpool/pool/waiters.py", "Lock"),
     }
 
 
-def test_a_handlers_exception_leaves_no_lock_locked():
+def test_a_lock_is_of_the_class_that_stands_in_threading_now(monkeypatch):
+    """gevent may put its own there when this package has been imported, under ``gunicorn --preload`` for instance."""
+
+    class Cooperative:
+        pass
+
+    monkeypatch.setattr(threading, "RLock", Cooperative)
+    assert type(RLock()) is Cooperative
+
+
+@pytest.mark.parametrize("make", [RLock, GuardedRLock])
+def test_a_handlers_exception_leaves_no_lock_locked(make):
     """Wherever it strikes: there is hardly anything but the lock here."""
 
     class Interrupt(BaseException):
@@ -113,7 +124,7 @@ def test_a_handlers_exception_leaves_no_lock_locked():
     signal.setitimer(signal.ITIMER_REAL, 0.000_3, 0.000_3)
     try:
         for _ in range(300):
-            lock = RLock()
+            lock = make()
             try:
                 is_expected = True
                 while True:

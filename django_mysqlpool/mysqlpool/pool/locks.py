@@ -3,7 +3,7 @@
 A signal's handler may raise an exception after any call: also between a lock's ``acquire()`` and the ``try`` whose
 ``finally`` would release it, and then the lock is held for good. ``with lock:`` has no such gap, but for Python 3.14's
 (https://github.com/python/cpython/issues/148874): there a handler may raise when the lock is acquired and the block not
-begun. So the locks of this package are of the class ``RLock`` of this module, and a test looks for others.
+begun. So the locks of this package are made by ``RLock()`` of this module, and a test looks for others.
 
 ``with`` waits for ever. The functions here don't; they note the lock in the caller's list in the same step of the
 interpreter in which they acquire it::
@@ -26,7 +26,7 @@ from __future__ import annotations
 import sys
 import threading
 from operator import methodcaller
-from typing import TYPE_CHECKING
+from typing import Any
 
 _acquire = methodcaller("acquire", blocking=False)
 _wait_for = methodcaller("acquire")
@@ -34,22 +34,27 @@ _wait_for = methodcaller("acquire")
 #: A ``with`` block of this Python may be left out after its lock has been acquired.
 WITH_HAS_A_GAP = sys.version_info[:2] == (3, 14)
 
-if TYPE_CHECKING or not WITH_HAS_A_GAP:
-    RLock = threading.RLock
-else:
+_Native: Any = type(threading.RLock())
 
-    class RLock(type(threading.RLock())):
-        """One whose method for ``with`` is in Python: after such a method returns, no handler is run."""
 
-        def __enter__(self):
-            held = []
-            try:
-                held.extend(filter(_wait_for, (self,)))
-            except BaseException:
-                for lock in held:
-                    lock.release()
-                raise
-            return True
+class GuardedRLock(_Native):  # type: ignore[misc]
+    """One whose method for ``with`` is in Python: after such a method returns, no handler is run."""
+
+    def __enter__(self) -> bool:
+        held: list[threading.RLock] = []
+        try:
+            held.extend(filter(_wait_for, (self,)))
+        except BaseException:
+            for lock in held:
+                lock.release()
+            raise
+        return True
+
+
+def RLock() -> threading.RLock:  # noqa: N802
+    """Make a lock: Python's own, or gevent's if that has taken its place since, but for Python 3.14."""
+    lock = threading.RLock()
+    return GuardedRLock() if WITH_HAS_A_GAP and type(lock) is _Native else lock
 
 
 def acquire_if_free(lock: threading.RLock, held: list[threading.RLock]) -> bool:
