@@ -31,7 +31,7 @@ from typing import Any
 _acquire = methodcaller("acquire", blocking=False)
 _wait_for = methodcaller("acquire")
 
-#: A ``with`` block of this Python may be left out after its lock has been acquired.
+#: This Python may acquire the lock of a ``with`` statement and never release it.
 WITH_HAS_A_GAP = sys.version_info[:2] == (3, 14)
 
 _Native: Any = type(threading.RLock())
@@ -52,7 +52,10 @@ class GuardedRLock(_Native):  # type: ignore[misc]
 
 
 def RLock() -> threading.RLock:  # noqa: N802
-    """Make a lock: Python's own, or gevent's if that has taken its place since, but for Python 3.14."""
+    """Make a re-entrant lock of the class that ``threading`` has now, which may be gevent's.
+
+    On Python 3.14 a guarded lock stands in for Python's own.
+    """
     lock = threading.RLock()
     return GuardedRLock() if WITH_HAS_A_GAP and type(lock) is _Native else lock
 

@@ -32,7 +32,8 @@ def prepare_events(pool: Pool) -> None:
     """Make the lists of the two events that SQLAlchemy makes at the first connect.
 
     SQLAlchemy before 2.1 makes them without a lock: of two threads that connect first at the same time, one fails with an
-    AssertionError. The lock that its later releases take is a plain one, which an interrupt leaves locked on Python 3.14.
+    AssertionError. On Python 3.14 an interrupt would leave the lock locked that SQLAlchemy takes at the first connect, so
+    it gets one of ours.
     """
     for name in ("first_connect", "connect"):
         listeners = getattr(pool.dispatch, name).for_modify(pool.dispatch)
