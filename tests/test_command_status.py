@@ -72,9 +72,9 @@ def file_of(folder: Path, pid: int) -> Path:
     return folder / f"mysqlpool-{pid}.json"
 
 
-def requests_in(folder: Path) -> list[Path]:
-    """Requests that no process has answered. (Beside them may be a file that a process is just writing.)"""
-    return list(folder.glob("*.request"))
+def suffixes_in(folder: Path) -> set[str]:
+    """The kinds of files there, but for one that a process is just writing."""
+    return {path.suffix for path in folder.iterdir() if not path.name.startswith(".")}
 
 
 def written(folder: Path, pid: int, is_so: Callable[[dict[str, Any]], bool] = lambda _: True) -> dict[str, Any]:
@@ -410,7 +410,7 @@ class TestDraining:
         assert self.answers(done) == {process.pid: "renews its connections" for process in two}
         assert done.returncode == 0
         assert not set(self.ids(*two)) & set(before)
-        assert not requests_in(folder)
+        assert suffixes_in(folder) == {".json"}
 
     def test_one_process_and_one_alias(self, folder, two):
         one, _ = two
@@ -440,7 +440,7 @@ class TestDraining:
         done = run_here("drain", "--json", folder=folder)
         assert self.answers(done) == {process.pid: "has no connection open"}
         assert done.returncode == 0
-        assert not requests_in(folder)
+        assert suffixes_in(folder) == {".json"}
 
     def test_one_that_has_forked_and_does_nothing_else(self, folder, start_process):
         """It has no maintenance thread until its next checkout, and answers then."""
@@ -473,7 +473,7 @@ class TestDraining:
             os.kill(one.pid, signal.SIGCONT)
         assert self.answers(done) == {one.pid: "has not answered within 3 s", other.pid: "renews its connections"}
         assert done.returncode == 1
-        assert not requests_in(folder), "it is not to happen later, when nobody waits"
+        assert suffixes_in(folder) == {".json"}, "it is not to happen later, when nobody waits"
 
     def test_an_interrupt_withdraws_the_request(self, folder, start_process):
         process = start_process()
@@ -482,12 +482,12 @@ class TestDraining:
         os.kill(process.pid, signal.SIGSTOP)
         try:
             draining = start("drain", folder=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            eventually(lambda: requests_in(folder), bool)
+            eventually(lambda: suffixes_in(folder), lambda found: ".request" in found)
             draining.send_signal(signal.SIGINT)
             draining.wait(timeout=30)
         finally:
             os.kill(process.pid, signal.SIGCONT)
-        assert not requests_in(folder)
+        assert suffixes_in(folder) == {".json"}
 
     def test_a_process_that_is_not_there(self, folder):
         done = run_here("drain", "1", folder=folder)
