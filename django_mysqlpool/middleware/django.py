@@ -12,7 +12,7 @@ from django.http.response import HttpResponseBase, StreamingHttpResponse
 
 from django_mysqlpool import checks
 from django_mysqlpool.mysqlpool.backend.aliases import import_pool, refuse_wrong_options
-from django_mysqlpool.mysqlpool.backend.scope import Scope, current_scope
+from django_mysqlpool.mysqlpool.backend.scope import Scope, current_scope, set_current_scope
 from django_mysqlpool.mysqlpool.log import logger
 from django_mysqlpool.threading_utils.work import end_from_event_loop
 
@@ -55,23 +55,26 @@ class ConnectionReleaseMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         if self.is_async:
             return self._respond_async(request)
-        with Scope(lambda: request_line(request)) as scope:
+        outer, scope = current_scope(), Scope(request_line, request)
+        try:
+            set_current_scope(scope)
             try:
-                try:
-                    response: HttpResponseBase = self.get_response(request)
-                finally:
-                    scope.end()
-            except BaseException:
-                if not scope.has_ended:  # the first end() was interrupted
-                    scope.end()
-                raise
+                response: HttpResponseBase = self.get_response(request)
+            finally:
+                scope.end()
+        except BaseException:
+            if not scope.has_ended:  # the first end() was interrupted
+                scope.end()
+            raise
+        finally:
+            set_current_scope(outer)
         return _with_stream_released(response, request) if response.streaming else response
 
     async def _respond_async(self, request: HttpRequest) -> HttpResponseBase:
         if self._must_look_for_wrapper:
             self._must_look_for_wrapper = False
             _warn_if_not_wrapped()
-        with Scope(lambda: request_line(request)) as scope:
+        with Scope(request_line, request) as scope:
             try:
                 response: HttpResponseBase = await self.get_response(request)
             finally:
@@ -113,7 +116,7 @@ class _Stream:
 
     def __init__(self, content: Iterator[Any], request: HttpRequest) -> None:
         self._content = content
-        self._scope = Scope(lambda: request_line(request))
+        self._scope = Scope(request_line, request)
         self._scope.owner = ref(self)
 
     def __iter__(self) -> Iterator[Any]:
@@ -145,7 +148,7 @@ class _AsyncStream:
 
     def __init__(self, content: AsyncIterator[Any], request: HttpRequest) -> None:
         self._content = content
-        self._scope = Scope(lambda: request_line(request))
+        self._scope = Scope(request_line, request)
         self._scope.owner = ref(self)
 
     def __aiter__(self) -> AsyncIterator[Any]:

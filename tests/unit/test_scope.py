@@ -49,10 +49,16 @@ class PausedLeases(set):
         super().add(lease)
         self.pause("when it is added")
 
-    def copy(self) -> set[Any]:
+    def __bool__(self) -> bool:
         self.pause("before the end looks")
-        copied = set(self)
+        has_any = len(self) > 0
         self.pause("when the end has looked")
+        return has_any
+
+    def copy(self) -> set[Any]:
+        self.pause("before the end copies")
+        copied = set(self)
+        self.pause("when the end has copied")
         return copied
 
 
@@ -84,6 +90,16 @@ class TestAnAddBesideAnEnd:
         wrapper, scope = Wrapper(), Scope()
         lease = Lease(wrapper)
         run_around(step, scope, scope.end, lambda: scope.add(lease))
+        assert wrapper.asked == ([(lease, True)] if is_asked else [])
+        assert lease.return_requested
+
+    @pytest.mark.parametrize(("step", "is_asked"), [("before the end copies", True), ("when the end has copied", False)])
+    def test_the_add_comes_when_the_end_has_found_another(self, step, is_asked):
+        first, wrapper, scope = Lease(Wrapper()), Wrapper(), Scope()
+        scope.add(first)
+        lease = Lease(wrapper)
+        run_around(step, scope, scope.end, lambda: scope.add(lease))
+        assert first.return_requested
         assert wrapper.asked == ([(lease, True)] if is_asked else [])
         assert lease.return_requested
 

@@ -57,13 +57,24 @@ class Scope:
     """The leases taken on behalf of a piece of work, and of the parts of it that are scopes of their own.
 
     Those taken in a ``with`` block of it, or in threads and tasks that the block starts, are its own. ``work`` is called
-    for its name, "GET /orders/" for instance, where a person is told who has a connection.
+    with its ``subject`` for its name, "GET /orders/" for instance, where a person is told who has a connection.
     """
 
-    __slots__ = ("__weakref__", "_token", "_work", "blocks", "has_ended", "leases", "on_lease", "owner", "parent")
+    __slots__ = (
+        "__weakref__",
+        "_subject",
+        "_token",
+        "_work",
+        "blocks",
+        "has_ended",
+        "leases",
+        "on_lease",
+        "owner",
+        "parent",
+    )
 
-    def __init__(self, work: Callable[[], str] | None = None) -> None:
-        self._work = work
+    def __init__(self, work: Callable[..., str] | None = None, *subject: object) -> None:
+        self._work, self._subject = work, subject
         self.leases: set[Lease] = set()
         self.blocks: set[Block] = set()
         #: Called after each lease that is taken.
@@ -82,7 +93,7 @@ class Scope:
 
     def format_work(self) -> str | None:
         """Format the unit of work for messages, as ``work`` tells it, or the one that it is a part of."""
-        return next((scope._work() for scope in self._with_parents() if scope._work is not None), None)
+        return next((scope._work(*scope._subject) for scope in self._with_parents() if scope._work is not None), None)
 
     def contains(self, scope: Scope | None) -> bool:
         """True if ``scope`` is this one or a part of it."""
@@ -131,6 +142,8 @@ class Scope:
         is left out, so that an event loop may call this. Returns whether anything is left.
         """
         self.has_ended = True
+        if not (self.leases or self.blocks):
+            return False
         try:
             self._end_leases(may_ask_server=may_ask_server)
         except BaseException:  # an interrupt: what it kept from going back goes now
