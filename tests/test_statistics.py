@@ -300,7 +300,7 @@ def be_refused(wrapper: Any, _: Any) -> None:
     with hold_connection(wrapper.alias):
         backend_pid(wrapper)
         session = wrapper.lease.session
-        session.origin = session.origin._replace(created_at=session.origin.created_at - 60)
+        session.origin.created_at -= 60
         wrapper.pool.pressure.rise()
     wrapper.close()
 

@@ -55,45 +55,60 @@ class ReleasePolicy(Protocol):
 class PooledWrapper(_Base):
     """The state of a pooled wrapper. The modules of this package read and change it, under ``use``."""
 
+    #: Django's attributes fill what Python keeps in the object itself; with ours among them each wrapper would get a dict.
+    __slots__ = (
+        "bound",
+        "is_connecting",
+        "is_parked",
+        "known_facts",
+        "lease",
+        "pool_options",
+        "reference",
+        "release",
+        "settings_then",
+        "unscoped_checkouts",
+        "use",
+        "wrong_options",
+    )
+
     #: The driver's module is ``Database`` in Django's backend.
     driver: Driver
     #: Makes the policy of ``release = "transaction"``.
     transaction_release: Callable[[], ReleasePolicy]
     #: No class but Django's and ours has a say in how it connects.
     is_plain = False
-    #: ``None``: not pooled, as is Django's connection without a database, which creates and drops test databases.
-    pool_options: PoolOptions | None = None
-    #: What is wrong with the options, if that is told when the wrapper is asked to connect.
-    wrong_options: str | None = None
-    #: ``None``: the connection stays until the request ends, or Django closes it.
-    release: ReleasePolicy | None = None
-    lease: Lease | None = None
-    #: Checkouts so far that were in no scope.
-    unscoped_checkouts = 0
-    #: No connection is checked out, and Django does not have to know: its state is that of a connected wrapper.
-    is_parked = False
-    #: Django's ``connect()`` is at work.
-    is_connecting = False
-    #: The settings at the last ``connect()``, if that was to a pool.
-    settings_then: dict[str, Any] | None = None
-    #: The last pool, and what it was looked up for.
-    bound: tuple[tuple[Any, ...], Pool] | None = None
-    #: What Django knows about the server: the same object as the pool's while it is up to date.
-    known_facts: dict[str, Any] | None = None
 
     def __init__(self, settings_dict: dict[str, Any], alias: str = DEFAULT_DB_ALIAS) -> None:
         super().__init__(settings_dict, alias)
         del settings_dict  # an error about the options shows this frame's variables
+        #: What is wrong with the options, if that is told when the wrapper is asked to connect.
+        self.wrong_options: str | None = None
+        #: ``None``: not pooled, as is Django's connection without a database, which creates and drops test databases.
+        self.pool_options: PoolOptions | None = None
         if alias != NO_DB_ALIAS:
             self._read_options()
-        if self.pool_options is not None and self.pool_options.releases_per_transaction:
-            self.release = self.transaction_release()
+        is_per_transaction = self.pool_options is not None and self.pool_options.releases_per_transaction
+        #: ``None``: the connection stays until the request ends, or Django closes it.
+        self.release: ReleasePolicy | None = self.transaction_release() if is_per_transaction else None
+        self.lease: Lease | None = None
+        #: Checkouts so far that were in no scope.
+        self.unscoped_checkouts = 0
+        #: No connection is checked out, and Django does not have to know: its state is that of a connected wrapper.
+        self.is_parked = False
+        #: Django's ``connect()`` is at work.
+        self.is_connecting = False
+        #: The settings at the last ``connect()``, if that was to a pool.
+        self.settings_then: dict[str, Any] | None = None
+        #: The last pool, and what it was looked up for.
+        self.bound: tuple[tuple[Any, ...], Pool] | None = None
+        #: What Django knows about the server: the same object as the pool's while it is up to date.
+        self.known_facts: dict[str, Any] | None = None
         if WITH_HAS_A_GAP:
             compat.replace_thread_sharing_lock(self, RLock())
         #: Held while anything is done with the connection.
         self.use = RLock()
         self.reference = BorrowerReference(self, borrower_is_gone)
-        self.reference.alias, self.reference.use = alias, self.use
+        self.reference.alias, self.reference.use, self.reference.lease = alias, self.use, None
 
     def _read_options(self) -> None:
         try:
@@ -134,11 +149,14 @@ def forget_connection(wrapper: PooledWrapper) -> None:
     wrapper.is_parked = True
     wrapper.connection = None
     wrapper.in_atomic_block = False
-    wrapper.savepoint_ids = []
-    wrapper.atomic_blocks = []
+    if wrapper.savepoint_ids:
+        wrapper.savepoint_ids = []
+    if wrapper.atomic_blocks:
+        wrapper.atomic_blocks = []
     wrapper.needs_rollback = False
     wrapper.closed_in_transaction = False
-    wrapper.run_on_commit = []
+    if wrapper.run_on_commit:
+        wrapper.run_on_commit = []
     wrapper.run_commit_hooks_on_set_autocommit_on = False
     wrapper.autocommit = wrapper.settings_dict["AUTOCOMMIT"]
     if release is not None:

@@ -40,8 +40,10 @@ def drop_what_is_not_ours(wrapper: PooledWrapper) -> None:
 
     Inside ``atomic()`` it is a closed one, which Django keeps until the block ends.
     """
-    if wrapper.connection is not None and wrapper.pool_options is not None and not wrapper.in_atomic_block:
-        wrapper.connection = None
+    with wrapper.use:
+        has_lease = wrapper.lease is not None  # a thread that shares the wrapper may have just connected
+        if not (has_lease or wrapper.pool_options is None or wrapper.in_atomic_block):
+            wrapper.connection = None
 
 
 def recheck(wrapper: PooledWrapper, lease: Lease) -> None:

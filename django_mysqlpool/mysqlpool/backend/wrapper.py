@@ -6,6 +6,7 @@ Whatever Django does for MySQL is still Django's, by ``super()``.
 from __future__ import annotations
 
 import time
+from os import getpid
 from threading import get_ident
 from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,8 @@ from django.utils.functional import cached_property
 from django_mysqlpool.mysqlpool.drivers import driver_for
 from django_mysqlpool.mysqlpool.log import unsaid
 from django_mysqlpool.mysqlpool.masking import ConnectionParams, WithoutFramesOf, masking_params
+from django_mysqlpool.mysqlpool.pool import fork
 from django_mysqlpool.mysqlpool.pool.connector import PoolForgotten
-from django_mysqlpool.mysqlpool.pool.fork import notice_fork
 from django_mysqlpool.mysqlpool.pool.states import IN_USE, READY
 
 from . import checkin
@@ -154,7 +155,8 @@ class PooledDatabaseMixin(PooledWrapper):
     # Using: whatever the holder does with its connection it does under ``use``, so that nobody takes it from under it.
 
     def ensure_connection(self) -> None:
-        notice_fork()
+        if getpid() != fork.pid:
+            fork.notice_fork()
         lease = self.lease
         if lease is not None and lease.pool.is_abandoned:
             detach_after_fork(self)  # it was another thread of this process that noticed
@@ -168,9 +170,7 @@ class PooledDatabaseMixin(PooledWrapper):
                 return
         else:
             if self.connection is not None:
-                with self.use:
-                    if self.lease is None:  # else a thread that shares the wrapper has just connected
-                        drop_what_is_not_ours(self)
+                drop_what_is_not_ours(self)
             if (self.release is None or not self.release.has_deferred) and resume(self):
                 return
         with self.use:  # a thread that shares the wrapper may be connecting, and then there is nothing more to do
@@ -273,6 +273,8 @@ class PooledDatabaseMixin(PooledWrapper):
         return self.autocommit
 
     def close_if_unusable_or_obsolete(self) -> None:
+        if self.connection is None and self.release is None:
+            return  # most often: it is asked of each wrapper, twice for each request
         super().close_if_unusable_or_obsolete()
         if self.release is None or not self.is_parked:
             return

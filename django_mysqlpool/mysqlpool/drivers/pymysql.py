@@ -99,7 +99,7 @@ class PyMySQL(Driver):
     def observed_methods(self, connection: Any, observer: Observer) -> dict[str, Method]:
         return _observed_methods(connection, observer)
 
-    def is_between_statements(self, connection: Any) -> bool:
+    def is_between_statements(self, connection: Any, more_results: object) -> bool:
         # The driver closes a connection that is interrupted while it reads, by gevent's Timeout for instance.
         result = compat.pymysql_result(connection)
         return connection.open and not (result is not None and (result.unbuffered_active or result.has_next))

@@ -22,6 +22,7 @@ class _Poll(ctypes.Structure):
 # microsecond has it back at once: in a busy process the other way would cost a change of threads at each checkout. (Its
 # arguments are of their C types already; to declare them would have each call convert them.)
 _poll = ctypes.PyDLL(None).poll
+_ONE, _AT_ONCE = ctypes.c_ulong.from_param(1), ctypes.c_int.from_param(0)
 
 
 def poll_once(descriptor: int, events: int = select.POLLIN) -> Callable[[], int]:
@@ -29,7 +30,7 @@ def poll_once(descriptor: int, events: int = select.POLLIN) -> Callable[[], int]
 
     :returns: not 0 if there is something to read, or an end, or the descriptor is none
     """
-    return partial(_poll, ctypes.byref(_Poll(descriptor, events, 0)), ctypes.c_ulong(1), 0)
+    return partial(_poll, ctypes.byref(_Poll(descriptor, events, 0)), _ONE, _AT_ONCE)
 
 
 def is_patched_by_gevent() -> bool:

@@ -41,11 +41,13 @@ class Borrower(Protocol):
 class BorrowerReference(ref[Borrower]):
     """A borrower, as long as it exists; and what is known of it afterwards."""
 
+    __slots__ = ("alias", "lease", "use")
+
     alias: str
     #: Held while anything is done with the connection.
     use: threading.RLock
     #: The lease that it has.
-    lease: Any = None
+    lease: Any
 
 
 def borrower_is_gone(reference: BorrowerReference) -> None:

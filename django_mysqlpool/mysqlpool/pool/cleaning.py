@@ -23,11 +23,12 @@ def clean(
     :param note_reset: is told how many seconds a reset has taken, and the kind of statement that made it necessary
     :returns: ``False`` if only closing it does that; the session's history has the reason
     """
-    if not session.observed.has_its_cursor_class():
+    observed = session.observed
+    if not observed.has_its_cursor_class():
         session.history.note_end("unsalvageable")
         return False
     session.is_sending = False  # which an interrupt may have kept from being said
-    if not session.driver.is_between_statements(session.connection):
+    if not session.driver.is_between_statements(session.connection, observed.more_results):
         session.history.note_end("reset_failed")
         return False
     if session.state >= DIRTY or always_reset:

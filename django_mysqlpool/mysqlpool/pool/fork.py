@@ -31,8 +31,8 @@ class Participant(Protocol):
 
 #: In the order in which they are made ready. The parent mends them in reverse order, the child in this one.
 _participants: list[Participant] = []
-#: The process that they are ready in.
-_pid = os.getpid()
+#: The process that they are ready in. (Whoever looks at it often compares it with ``os.getpid()`` without a call of ours.)
+pid = os.getpid()
 _noticing = RLock()
 
 
@@ -43,9 +43,9 @@ def take_part(participant: Participant) -> None:
 
 def notice_fork() -> None:
     """Make up for a fork that ran none of Python's hooks: uWSGI forks its workers in C."""
-    if os.getpid() != _pid:
+    if os.getpid() != pid:
         with _noticing:
-            if os.getpid() != _pid:
+            if os.getpid() != pid:
                 _after_in_child()
 
 
@@ -60,10 +60,10 @@ def _after_in_parent() -> None:
 
 
 def _after_in_child() -> None:
-    global _pid  # noqa: PLW0603
+    global pid  # noqa: PLW0603
     for participant in _participants:
         participant.after_fork_in_child()
-    _pid = os.getpid()  # last: other threads of the child wait for it
+    pid = os.getpid()  # last: other threads of the child wait for it
 
 
 if hasattr(os, "register_at_fork"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 from weakref import ref
 
 from django_mysqlpool.mysqlpool.statements import SessionEffect
@@ -15,7 +15,8 @@ from .waiters import SlotRequest
 BOUNDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 
 
-class Origin(NamedTuple):
+@dataclass(slots=True)
+class Origin:
     """When and for whom a connection was opened, and how much of the longest life it has."""
 
     #: ``time.monotonic()``

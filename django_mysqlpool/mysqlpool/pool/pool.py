@@ -142,7 +142,8 @@ class Pool:
         was_held = here.is_held
         try:
             here.is_held = True  # the wrapper is in the middle of connecting
-            lease = self._lease(self.acquire(request), borrower)
+            entry = self.acquire(request)
+            lease = self._lease(entry.dbapi_connection.mysqlpool_session, entry, borrower, monotonic())
             self.statistics.note_wait(lease.alias, monotonic() - request.started_at, has_waited=request.has_waited)
             return lease
         finally:
@@ -175,20 +176,19 @@ class Pool:
                     self.source.release(entry)
             if not is_fresh:
                 return None
-            lease = self._lease(entry, borrower)
+            lease = self._lease(session, entry, borrower, now)
             session.history.usage.warm_checkouts += 1
             return lease
         finally:
             self._in_transit.discard(transit)
 
-    def _lease(self, entry: Any, borrower: Borrower) -> Lease:
+    def _lease(self, session: Session, entry: Any, borrower: Borrower, now: float) -> Lease:
         reference = borrower.reference
         stray = reference.lease
         if stray is not None:
             stray.pool.reclaimer.close_stray(stray)
-        session: Session = entry.dbapi_connection.mysqlpool_session
         usage = session.history.usage
-        lease = Lease(self, session, entry, reference, current_thread(), get_ident(), monotonic())
+        lease = Lease(self, session, entry, reference, current_thread(), get_ident(), now)
         # Without a call in between, at which an interrupt could come, or another thread with the same connection.
         outer, session.lease, reference.lease = session.lease, lease, lease
         usage.checkouts += 1

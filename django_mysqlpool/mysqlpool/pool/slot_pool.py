@@ -48,8 +48,27 @@ class ConnectionCloser(Protocol):
         """Close a connection without a wait for the server."""
 
 
-#: The events of a checkout or a checkin, which tell a listener of proxies.
 _events_of = attrgetter("checkout", "checkin", "reset")
+
+
+class _Audience:
+    """Who listens to a pool's checkouts and checkins: those events tell a listener of proxies, which are made only then."""
+
+    __slots__ = ("_always_listens", "_dispatch", "_heard_by_all", "_unheard")
+
+    def __init__(self, pool: Pool) -> None:
+        self._dispatch = pool.dispatch
+        #: What stands for the events until somebody listens to those of this pool.
+        self._unheard = _events_of(self._dispatch)
+        #: The listeners to those of all pools.
+        self._heard_by_all = [event.parent_listeners for event in self._unheard]
+        #: The arguments ``events`` and ``echo`` ask for proxies.
+        self._always_listens = any(self._unheard) or sqlalchemy_names.logs_checkouts(pool)
+
+    def is_there(self) -> bool:
+        """True if anybody listens now."""
+        checkout, checkin, reset = self._heard_by_all
+        return bool(_events_of(self._dispatch) != self._unheard or checkout or checkin or reset or self._always_listens)
 
 
 class _Handover(threading.local):
@@ -114,12 +133,7 @@ class SlotPool(Pool):
         self._handover = _Handover()
         self._checks: ConnectionChecks | None = None
         self._closer: ConnectionCloser | None = None
-        #: What stands for the events until somebody listens to those of this pool.
-        self._unheard = _events_of(self.dispatch)
-        #: The listeners to those of all pools.
-        self._heard_by_all = [event.parent_listeners for event in self._unheard]
-        #: The arguments ``events`` and ``echo`` ask for proxies.
-        self._is_always_heard = any(self._unheard) or sqlalchemy_names.logs_checkouts(self)
+        self._audience = _Audience(self)
 
     def attach(self, checks: ConnectionChecks, closer: ConnectionCloser, reclaim: Callable[[], None]) -> None:
         """Have our pool look after the connections.
@@ -144,9 +158,7 @@ class SlotPool(Pool):
 
     def acquire_idle(self) -> Any:
         """Acquire a slot with an idle connection, if it can be had at once and nobody listens to SQLAlchemy's events."""
-        if _events_of(self.dispatch) != self._unheard or any(self._heard_by_all) or self._is_always_heard:
-            return None
-        return self.queue.acquire_idle()
+        return None if self._audience.is_there() else self.queue.acquire_idle()
 
     def acquire(self, request: SlotRequest) -> Any:
         """Acquire a usable connection; wait for it, or have it opened.
@@ -163,7 +175,7 @@ class SlotPool(Pool):
         except BaseException:  # an interrupt, perhaps of a ping, whose answer is still to come
             self.release(slot, keep=False)
             raise
-        if _events_of(self.dispatch) != self._unheard or any(self._heard_by_all) or self._is_always_heard:
+        if self._audience.is_there():
             return self._proxy_of(slot)
         try:
             slot.get_connection()
