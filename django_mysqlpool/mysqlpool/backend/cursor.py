@@ -21,8 +21,16 @@ def watched(cursor_class: type, *mixins: type) -> type:
     Given to the driver as its ``cursorclass``, it sees Django's statements and those of raw cursors alike.
     """
     base = type(cursor_class.__name__, (*mixins, cursor_class), {}) if mixins else cursor_class
-    body: dict[str, Any] = {"_base": base}
-    if is_unbuffered(cursor_class):  # what a buffered cursor fetches it has read already
+    reads_later = is_unbuffered(cursor_class)
+    body: dict[str, Any] = {
+        "_base": base,
+        "__init__": _watched_init(base),
+        "execute": _watched_execute(base),
+        "close": _watched_close(base, reads_later=reads_later),
+    }
+    if hasattr(base, "_discard"):
+        body["_discard"] = _watched_discard(base)
+    if reads_later:  # what a buffered cursor fetches it has read already
         body |= {name: _watched_fetch(cursor_class, name) for name in _FETCHES if hasattr(cursor_class, name)}
         body["_is_unbuffered"] = True
     return type(f"Watched{cursor_class.__name__}", (_Watched, base), body)
@@ -44,8 +52,74 @@ def _watched_fetch(cursor_class: type, name: str) -> Callable[..., Any]:
     return wraps(fetch)(method)
 
 
+# The methods that every statement passes. mysqlclient's cursors have a ``__getattr__``, with which Python takes many times
+# as long for each look-up in them. So these have the driver's class at hand, and look up as little as they can.
+
+
+def _watched_init(base: Any) -> Callable[..., None]:
+    def init(cursor: _Watched, connection: Any) -> None:
+        base.__init__(cursor, connection)
+        session = getattr(connection, "mysqlpool_session", None)
+        if session is not None:
+            cursor._lease = session.lease
+
+    return init
+
+
+def _watched_execute(base: Any) -> Callable[..., Any]:
+    def execute(cursor: _Watched, query: Any, args: Any = None) -> Any:
+        lease = cursor._lease
+        if lease is None or cursor._is_analysed:
+            return base.execute(cursor, query, args)
+        return _send(cursor, lease, query, lease.session.analyse(query), base.execute, query, args)
+
+    return wraps(base.execute)(execute)
+
+
+def _watched_discard(base: Any) -> Callable[..., None]:
+    """The method of mysqlclient's that reads what is left of answers.
+
+    It gives up the GIL to ask for the next one, twice for each statement. Where the driver can tell that there is none, it
+    need not ask: the threads of a busy process change places less often.
+    """
+
+    def discard(cursor: _Watched) -> None:
+        lease = cursor._lease
+        more_results = None if lease is None else lease.session.observed.more_results
+        if more_results is None or more_results():
+            base._discard(cursor)
+        elif cursor._executed is not None or cursor._result is not None:  # else it is new
+            connection, cursor.connection = cursor.connection, None
+            try:
+                base._discard(cursor)
+            finally:
+                cursor.connection = connection
+
+    return discard
+
+
+def _watched_close(base: Any, *, reads_later: bool) -> Callable[..., None]:
+    discards = hasattr(base, "_discard")
+
+    def close(cursor: _Watched) -> None:
+        lease = cursor._lease
+        if lease is None:
+            base.close(cursor)
+        elif lease.state == IN_USE or reads_later:
+            cursor._close(lease)
+        else:  # nothing of it is with the server, or the connection is another's by now
+            cursor.connection = None
+            if discards:
+                base._discard(cursor)
+            base.close(cursor)
+            if lease.return_requested:
+                lease.return_if_requested()
+
+    return wraps(base.close)(close)
+
+
 class _Watched:
-    #: The driver's class. (To call it takes half of what ``super()`` takes, which makes an object for each call.)
+    #: The driver's class.
     _base: Any
     #: The driver's, which takes it from here; ``None``, as after ``close()``, once it is known to be somebody else's.
     connection: Any
@@ -60,18 +134,6 @@ class _Watched:
     #: Of the last error that the pool was told of: what the driver says of it once more, as it closes, is no other.
     _last_error: tuple[Any, ...] | None = None
 
-    def __init__(self, connection: Any) -> None:
-        self._base.__init__(self, connection)
-        session = getattr(connection, "mysqlpool_session", None)
-        if session is not None:
-            self._lease = session.lease
-
-    def execute(self, query: Any, args: Any = None) -> Any:
-        lease = self._lease
-        if self._is_analysed or lease is None:
-            return self._base.execute(self, query, args)
-        return self._send(lease, query, lease.session.analyse(query), self._base.execute, self, query, args)
-
     def executemany(self, query: Any, args: Any) -> Any:
         lease = self._lease
         if lease is None:
@@ -79,7 +141,7 @@ class _Watched:
         # The driver's executemany() calls execute() with texts that hold the rows; it is the template that is analysed.
         self._is_analysed = True
         try:
-            return self._send(lease, query, lease.session.analyse(query), self._base.executemany, self, query, args)
+            return _send(self, lease, query, lease.session.analyse(query), self._base.executemany, query, args)
         finally:
             self._is_analysed = False
 
@@ -89,26 +151,9 @@ class _Watched:
             return self._base.callproc(self, procname, args)
         self._is_inside = True  # the driver's calls nextset()
         try:
-            return self._send(lease, "CALL", CALL, self._base.callproc, self, procname, args)
+            return _send(self, lease, "CALL", CALL, self._base.callproc, procname, args)
         finally:
             self._is_inside = False
-
-    def _discard(self) -> None:
-        """Read what is left of answers.
-
-        The driver gives up the GIL to ask for the next one, twice for each statement. Where it can tell that there is none,
-        it need not ask: the threads of a busy process change places less often.
-        """
-        connection, lease = self.connection, self._lease
-        more_results = None if lease is None or connection is None else lease.session.observed.more_results
-        if more_results is None or more_results():
-            self._base._discard(self)
-        elif self._executed is not None or self._result is not None:  # else it is new
-            self.connection = None
-            try:
-                self._base._discard(self)
-            finally:
-                self.connection = connection
 
     def nextset(self) -> Any:
         lease = self._lease
@@ -148,6 +193,22 @@ class _Watched:
         if not lease.is_returned:
             lease.note_error(error)
 
+    def _close(self, lease: Lease) -> None:
+        with lease.use:
+            if lease.state == RETURNED:
+                self.connection = None
+            try:
+                self._base.close(self)
+            except BaseException as error:
+                if error.args != self._last_error:
+                    self._note_error(lease, error)
+                raise
+            finally:
+                if lease.state != RETURNED:
+                    lease.state = IDLE
+        if lease.return_requested:
+            lease.return_if_requested()
+
     def leave_what_is_over(self) -> None:
         """Be closed, as the driver sees it, if the connection was returned."""
         if self._lease is not None and self._lease.state == RETURNED:
@@ -179,58 +240,42 @@ class _Watched:
             self._lease, self.connection = taken, wrapper.connection
             return taken
 
-    def close(self) -> None:
-        lease = self._lease
-        if lease is None:
-            self._base.close(self)
-            return
-        with lease.borrower.use:
+
+def _send(
+    cursor: _Watched, lease: Lease, statement: object, effects: StatementEffects, send: Any, what: Any, args: Any
+) -> Any:
+    """Have the driver send a statement: ``what`` with ``args``."""
+    session = None
+    try:
+        with lease.borrower.use:  # a thread that shares the wrapper returns nothing from here on
+            if lease.sharing is not None:
+                lease = cursor._share(lease, effects)
+            lease.statement = statement
+            session = lease.session
+            if lease.thread_id != get_ident():
+                lease.change_holder()
             if lease.state == RETURNED:
-                self.connection = None
+                cursor.connection = None
+            else:
+                session.is_sending = True
+                if effects.on_session:
+                    session.note(effects, statement)
+            may_have_more = False
             try:
-                self._base.close(self)
+                answer = send(cursor, what, args)
+                more_results = session.observed.more_results
+                may_have_more = not effects.is_single if more_results is None else more_results()
+                if lease.sharing is not None and effects.sets_last_id:
+                    lease.sharing.note_last_id(cursor.lastrowid)  # type: ignore[attr-defined]
+                return answer
             except BaseException as error:
-                if error.args != self._last_error:
-                    self._note_error(lease, error)
+                cursor._note_error(lease, error)
                 raise
             finally:
                 if lease.state != RETURNED:
-                    lease.state = IDLE
-        if lease.return_requested:
+                    session.is_sending = False
+                    lease.state = IN_USE if may_have_more or (cursor._is_unbuffered and cursor._has_unread_rows()) else IDLE
+                    session.last_used = monotonic()
+    finally:
+        if session is not None and lease.return_requested:
             lease.return_if_requested()
-
-    def _send(self, lease: Lease, statement: object, effects: StatementEffects, send: Any, *args: Any) -> Any:
-        session = None
-        try:
-            with lease.borrower.use:  # a thread that shares the wrapper returns nothing from here on
-                if lease.sharing is not None:
-                    lease = self._share(lease, effects)
-                lease.statement = statement
-                session = lease.session
-                if lease.thread_id != get_ident():
-                    lease.change_holder()
-                if lease.state == RETURNED:
-                    self.connection = None
-                else:
-                    session.is_sending = True
-                    if effects.on_session:
-                        session.note(effects, statement)
-                may_have_more = False
-                try:
-                    answer = send(*args)
-                    more_results = session.observed.more_results
-                    may_have_more = not effects.is_single if more_results is None else more_results()
-                    if lease.sharing is not None and effects.sets_last_id:
-                        lease.sharing.note_last_id(self.lastrowid)  # type: ignore[attr-defined]
-                    return answer
-                except BaseException as error:
-                    self._note_error(lease, error)
-                    raise
-                finally:
-                    if lease.state != RETURNED:
-                        session.is_sending = False
-                        lease.state = IN_USE if may_have_more or (self._is_unbuffered and self._has_unread_rows()) else IDLE
-                        session.last_used = monotonic()
-        finally:
-            if session is not None and lease.return_requested:
-                lease.return_if_requested()
