@@ -21,6 +21,7 @@ from sqlalchemy import event
 
 from django_mysqlpool import close_pool, hold_connection, pool_status
 from django_mysqlpool.backends.mysqlpool.base import DatabaseWrapper
+from django_mysqlpool.mysqlpool.backend import fast_path
 from django_mysqlpool.mysqlpool.backend.pooled import PooledWrapper
 from tests.helpers import RELEASE, backend_pid, in_thread_holding, status_of, wait_until_gone
 from tests.shop.models import Account
@@ -351,7 +352,7 @@ class TestWhatAWarmCheckoutLeavesOut:
         fast = state()
         assert connects == []
         give_back()
-        monkeypatch.setattr(type(wrapper), "is_plain", False)
+        monkeypatch.setattr(fast_path, "_DJANGOS_OWN", ())  # as if somebody had patched its methods
         djangos = state()
         assert connects == [wrapper.alias]
         assert fast == djangos
@@ -372,8 +373,8 @@ class TestWhatAWarmCheckoutLeavesOut:
             wrapper = connections.create_connection(first.alias)
             with wrapper.cursor() as cursor:
                 cursor.execute("SELECT 1")
-                # What was never changed is the class' own. (Below, "is_plain" has Django connect.)
-                names = {*vars(wrapper), *vars(PooledWrapper)} - {"__dict__", "is_plain"}
+                # What was never changed is the class' own.
+                names = {*vars(wrapper), *vars(PooledWrapper)} - {"__dict__"}
                 values = {name: getattr(wrapper, name) for name in names}
                 told = {name: value for name, value in values.items() if isinstance(value, (*SIMPLE, type(None)))}
             assert wrapper.close_at <= time.monotonic()
@@ -383,7 +384,7 @@ class TestWhatAWarmCheckoutLeavesOut:
 
         fast = state()
         assert connects == []
-        monkeypatch.setattr(type(first), "is_plain", False)
+        monkeypatch.setattr(fast_path, "_DJANGOS_OWN", ())
         assert fast == state()
         assert connects == [first.alias]
 

@@ -6,7 +6,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from contextvars import copy_context
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from django.db import close_old_connections, connections, transaction
 from django_mysqlpool import auto_close_db
 from django_mysqlpool.mysqlpool.backend import fast_path
 from django_mysqlpool.mysqlpool.backend import wrapper as wrapper_module
+from django_mysqlpool.mysqlpool.backend.cursor import watched
 from django_mysqlpool.mysqlpool.backend.scope import Scope
 from django_mysqlpool.mysqlpool.pool import lost_slots, reclaim
 from django_mysqlpool.mysqlpool.pool.pool import Pool
@@ -241,18 +244,18 @@ class TestSharedByThreads:
         getattr(shared, end)()
         (session,) = shared.pool.sessions
         looked, may_go_on, tops = threading.Event(), threading.Event(), []
-        is_in_event_loop, get_autocommit = fast_path.is_in_event_loop, session.connection.get_autocommit
+        get_running_loop, get_autocommit = fast_path.get_running_loop, session.connection.get_autocommit
 
         def visit() -> None:
             connections[shared.alias] = shared
             shared.ensure_connection()  # as atomic() does, without the wrapper's lock
             insert(shared, "other")
 
-        def look() -> bool:
+        def look() -> object:
             if threading.current_thread() is other and not looked.is_set():
                 looked.set()
                 assert may_go_on.wait(30)
-            return is_in_event_loop()
+            return get_running_loop()
 
         def is_blocked() -> bool:
             tops.append(sys._current_frames()[other.ident].f_code.co_name)
@@ -269,7 +272,7 @@ class TestSharedByThreads:
 
         other = threading.Thread(target=visit)
         if is_late:
-            monkeypatch.setattr(fast_path, "is_in_event_loop", look)
+            monkeypatch.setattr(fast_path, "get_running_loop", look)
             other.start()
             assert looked.wait(30)
         session.connection.get_autocommit = get_autocommit_late
@@ -397,6 +400,102 @@ class TestTheEndOfAScope:
         assert ask(wrapper, "SELECT 1") == 1
         assert status_of(wrapper)["out"] == 1  # in either mode: the variable keeps it
         wrapper.close()
+
+    @pytest.mark.parametrize("end", ["end", "release_idle"])
+    def test_its_holder_waits_for_whoever_has_the_lock(self, end, make_alias):
+        """That one is returning the connection, or looks at it, and is done soon; to pass by would leave it out."""
+        wrapper = make_alias()
+        has_it, may_go_on = threading.Event(), threading.Event()
+        holder = threading.get_ident()
+
+        def look() -> None:
+            with wrapper.use:
+                has_it.set()
+                assert may_go_on.wait(30)
+
+        def let_go_on() -> None:
+            eventually(lambda: sys._current_frames()[holder].f_code.co_name, {"check_in_if_idle", "__enter__"}.__contains__)
+            may_go_on.set()
+
+        with ThreadPoolExecutor(2) as threads, Scope() as scope:
+            wrapper.ensure_connection()
+            assert scope.leases
+            looking = threads.submit(look)
+            assert has_it.wait(30)
+            letting = threads.submit(let_go_on)
+            getattr(scope, end)()
+            assert status_of(wrapper)["out"] == 0
+            looking.result(30)
+            letting.result(30)
+
+
+class TestAClosedCursor:
+    @staticmethod
+    def cursor_class(wrapper: Any, name: str) -> type:
+        """The driver's."""
+        return getattr(import_module(f"{wrapper.Database.__name__}.cursors"), name)
+
+    def watched(self, wrapper: Any, name: str) -> type:
+        return watched(self.cursor_class(wrapper, name), *wrapper.driver.cursor_mixins)
+
+    @pytest.mark.parametrize("name", ["Cursor", "DictCursor", "SSCursor"])
+    @pytest.mark.parametrize("reads", [0, 1, 5])
+    @pytest.mark.parametrize("release", ["request", "transaction"])
+    def test_it_is_as_the_drivers(self, name, reads, release, make_alias):
+        """In all that can be asked of it: what it still tells, and how it refuses."""
+        wrapper = make_alias(pool={"release": release})
+        own = wrapper.Database.connect(**{**wrapper.get_connection_params(), "cursorclass": wrapper.driver.cursor_class})
+        asked = ("description", "rowcount", "rownumber", "lastrowid", "connection", "arraysize", "warning_count")
+
+        def told(connection: Any, cursor_class: type) -> list[Any]:
+            cursor = connection.cursor(cursor_class)
+            cursor.execute("SELECT 1 UNION SELECT 2 UNION SELECT 3")
+            for _ in range(reads):
+                cursor.fetchone()
+            cursor.close()
+            answers = [getattr(cursor, what, "none") for what in asked]
+            for method in (cursor.fetchone, cursor.fetchall, lambda: cursor.execute("SELECT 1"), cursor.close):
+                try:
+                    answers.append(method())
+                except Exception as error:  # noqa: PERF203 (that is an answer)
+                    answers.append(repr(error))
+            return answers
+
+        with closing(own):
+            wrapper.ensure_connection()
+            ours = told(wrapper.connection, self.watched(wrapper, name))
+            assert ours == told(own, self.cursor_class(wrapper, name))
+        wrapper.close()
+        assert status_of(wrapper)["out"] == 0
+
+    def test_what_has_been_read_is_closed_whoever_has_the_lock(self, make_alias):
+        wrapper = make_alias()
+        cursor = wrapper.cursor()
+        cursor.execute("SELECT 1")
+        with ThreadPoolExecutor(1) as threads, wrapper.use:
+            threads.submit(cursor.close).result(30)
+        assert cursor.connection is None
+        wrapper.close()
+
+    def test_what_is_still_with_the_server_is_read_under_the_lock(self, make_alias):
+        wrapper = make_alias()
+        wrapper.ensure_connection()
+        cursor = wrapper.connection.cursor(self.watched(wrapper, "SSCursor"))
+        cursor.execute("SELECT 1 UNION SELECT 2")
+        with ThreadPoolExecutor(1) as threads:
+            with wrapper.use:
+                closed = threads.submit(cursor.close)
+                eventually(lambda: tops(threads), lambda names: "_close" in names or "__enter__" in names)
+                assert not closed.done()
+            closed.result(30)
+        wrapper.close()
+        assert status_of(wrapper)["out"] == 0
+
+
+def tops(executor: ThreadPoolExecutor) -> set[str]:
+    """The functions in which the threads of an executor stand."""
+    frames = sys._current_frames()
+    return {frames[thread.ident].f_code.co_name for thread in executor._threads if thread.ident in frames}
 
 
 class TestTidying:

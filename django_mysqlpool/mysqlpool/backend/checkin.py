@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 from django_mysqlpool.mysqlpool.log import tell, unsaid
@@ -74,23 +75,30 @@ def check_in_if_idle(wrapper: PooledWrapper, lease: Lease, *, by_force: bool = F
         out of a block in which other threads may be
     :param may_ask_server: ``False``: leave it alone if it can't be cleaned without the server
     """
-    held: list[threading.RLock] = []
-    try:
-        if not acquire_if_free(wrapper.use, held):
-            return  # its holder is using it, and looks if it is wanted back when it is done
-        is_free = by_force and lease.is_of_this_thread_or_a_dead_one() and not wrapper.is_in_shared_block()
-        if lease.state == RETURNED:
-            _leave_closed_block(wrapper, lease, is_free)
-        elif (may_ask_server or not _needs_server(wrapper, lease)) and (is_free or _is_idle(wrapper, lease)):
-            if is_free or lease.sharing is None or (lease.scope is not None and lease.scope.has_ended):
-                _check_in_now(wrapper)
-            else:
-                _park(wrapper, lease)
-    finally:
-        for lock in held:
-            lock.release()
+    if may_ask_server and lease.thread_id == get_ident():
+        with wrapper.use:  # others hold it only while they return this connection
+            _check_in_if_idle(wrapper, lease, by_force, may_ask_server)
+    else:
+        held: list[threading.RLock] = []
+        try:
+            if acquire_if_free(wrapper.use, held):  # else its holder, when it is done, looks if it is wanted back
+                _check_in_if_idle(wrapper, lease, by_force, may_ask_server)
+        finally:
+            for lock in held:
+                lock.release()
     if unsaid and may_ask_server:
         tell()
+
+
+def _check_in_if_idle(wrapper: PooledWrapper, lease: Lease, by_force: bool, may_ask_server: bool) -> None:
+    is_free = by_force and lease.is_of_this_thread_or_a_dead_one() and not wrapper.is_in_shared_block()
+    if lease.state == RETURNED:
+        _leave_closed_block(wrapper, lease, is_free)
+    elif (may_ask_server or not _needs_server(wrapper, lease)) and (is_free or _is_idle(wrapper, lease)):
+        if is_free or lease.sharing is None or (lease.scope is not None and lease.scope.has_ended):
+            _check_in_now(wrapper)
+        else:
+            _park(wrapper, lease)
 
 
 def _leave_closed_block(wrapper: PooledWrapper, lease: Lease, is_free: bool) -> None:

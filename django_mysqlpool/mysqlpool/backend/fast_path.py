@@ -11,6 +11,7 @@ from weakref import ref
 from django.db.backends.mysql.base import DatabaseWrapper
 from django.db.backends.signals import connection_created
 
+from django_mysqlpool.mysqlpool.compat import get_running_loop, is_owned
 from django_mysqlpool.mysqlpool.pool import stacks
 from django_mysqlpool.mysqlpool.pool.events import emit, observers
 from django_mysqlpool.mysqlpool.pool.states import READY
@@ -18,7 +19,7 @@ from django_mysqlpool.mysqlpool.pool.states import READY
 from .aliases import LastConnect, copied, last_connects
 from .checkin import check_in
 from .pooled import PooledWrapper, forget_connection
-from .scope import current_scope, is_in_event_loop
+from .scope import current_scope
 from .sequences import Sharing
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ _OVERRIDABLE = frozenset(
     check_settings connect ensure_connection get_connection_params get_new_connection init_connection_state set_autocommit
     """.split()
 )
-_overridable_of = attrgetter(*sorted(_OVERRIDABLE))
+#: Those of them that Django's ``connect()`` would still call, though the session is set up.
+_called_of = attrgetter("check_settings", "connect", "ensure_connection", "get_connection_params")
 
 
 def _is_djangos_own(method: Any) -> bool:
@@ -41,7 +43,7 @@ def _is_djangos_own(method: Any) -> bool:
 
 
 #: Django's own methods. If one differs later, somebody has patched it, as Sentry does, and the fast path is off.
-_DJANGOS_OWN = tuple(filter(_is_djangos_own, _overridable_of(DatabaseWrapper)))
+_DJANGOS_OWN = tuple(filter(_is_djangos_own, _called_of(DatabaseWrapper)))
 #: The same, of what is asked for each cursor: pytest-django's refuses tests the database.
 ENSURE_CONNECTION = DatabaseWrapper.ensure_connection if _is_djangos_own(DatabaseWrapper.ensure_connection) else None
 
@@ -62,44 +64,55 @@ def resume(wrapper: PooledWrapper) -> bool:
     if wrapper.settings_then != wrapper.settings_dict and not _take_over(wrapper):
         return False
     if (
-        not wrapper.is_plain
-        or connection_created.receivers
-        or is_in_event_loop()  # where Django may refuse
-        or _overridable_of(DatabaseWrapper) != _DJANGOS_OWN
+        connection_created.receivers
+        or get_running_loop() is not None  # where Django may refuse
+        or _called_of(DatabaseWrapper) != _DJANGOS_OWN
     ):
         return False
-    (_, _, autocommit), pool = wrapper.bound  # type: ignore[misc]  # (it has been connected)
+    if is_owned(wrapper.use):  # _cursor() has it
+        return _check_out(wrapper)
     with wrapper.use:
-        # A thread that shares the wrapper may have been quicker.
-        if wrapper.lease is not None or not (wrapper.is_parked or _forget_closed(wrapper)):
+        return _check_out(wrapper)
+
+
+def _check_out(wrapper: PooledWrapper) -> bool:
+    """Check the connection out, under ``use``.
+
+    :returns: ``False`` if Django's ``connect()`` has to go on: without a lease, or with this one
+    """
+    # A thread that shares the wrapper may have been quicker.
+    if wrapper.lease is not None or not (wrapper.is_parked or _forget_closed(wrapper)):
+        return False
+    (_, _, autocommit), pool = wrapper.bound  # type: ignore[misc]  # (it has been connected)
+    try:
+        wrapper.lease = lease = None if pool.is_abandoned else pool.checkout_idle(wrapper)
+        if lease is None:
             return False
-        try:
-            wrapper.lease = lease = None if pool.is_abandoned else pool.checkout_idle(wrapper)
-            if lease is None:
-                return False
-            if wrapper.release is not None:
-                lease.sharing = Sharing()
-            session = lease.session
-            if (
-                (wrapper.known_facts is not pool.server.data and wrapper.known_facts is not None)
-                or session.state != READY
-                or session.connection.get_autocommit() != autocommit
-            ):
-                return False  # connect() goes on with this lease
-            wrapper.is_parked = False
-            wrapper.errors_occurred = False
-            wrapper.health_check_done = True
-            wrapper.connection = session.connection
-            count_in(wrapper, lease)
-        except BaseException:
-            check_in(wrapper)
-            raise
+        if wrapper.release is not None:
+            lease.sharing = Sharing()
+        session = lease.session
+        if (
+            (wrapper.known_facts is not pool.server.data and wrapper.known_facts is not None)
+            or session.state != READY
+            or session.connection.get_autocommit() != autocommit
+        ):
+            return False
+        wrapper.is_parked = False
+        wrapper.errors_occurred = False
+        wrapper.health_check_done = True
+        wrapper.connection = session.connection
+        count_in(wrapper, lease)
+    except BaseException:
+        check_in(wrapper)
+        raise
     return True
 
 
 def note_connected(wrapper: PooledWrapper) -> None:
     """Django has connected the wrapper to a pool."""
     assert wrapper.bound is not None
+    if not wrapper.is_plain:
+        return
     wrapper.settings_then = copied(wrapper.settings_dict)
     wanted, pool = wrapper.bound
     last_connects[wrapper.alias] = LastConnect(
