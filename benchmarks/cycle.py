@@ -216,7 +216,7 @@ def bare(server: Server, rounds: int, times: int) -> None:
 
     def through_the_pool() -> None:
         lease = pool.checkout(wrapper, params)
-        pool.checkin(lease, wrapper.get_connection_params, discard=False)
+        pool.checkin(lease, wrapper, discard=False)
 
     through_the_engine()
     pool, params = wrapper.pool, wrapper.get_connection_params()

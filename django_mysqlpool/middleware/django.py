@@ -35,6 +35,9 @@ class ConnectionReleaseMiddleware:
         are wrong
     """
 
+    #: What each request looks up. (Django copies the dict of a middleware, and from then on Python is slower with it.)
+    __slots__ = ("__dict__", "__weakref__", "get_response", "is_async")
+
     sync_capable = True
     async_capable = True
 
@@ -58,8 +61,9 @@ class ConnectionReleaseMiddleware:
         outer, scope = current_scope(), Scope(request_line, request)
         try:
             set_current_scope(scope)
+            get_response = self.get_response
             try:
-                response: HttpResponseBase = self.get_response(request)
+                response: HttpResponseBase = get_response(request)
             finally:
                 scope.end()
         except BaseException:

@@ -23,7 +23,7 @@ def check_in_lease(wrapper: PooledWrapper, lease: Lease) -> None:
     if wrapper.errors_occurred:
         lease.session.needs_ping = True
     # Inside atomic() Django keeps its reference to the closed connection; nobody else may be lent that one.
-    lease.pool.checkin(lease, wrapper.get_connection_params, discard=wrapper.in_atomic_block)
+    lease.pool.checkin(lease, wrapper, discard=wrapper.in_atomic_block)
 
 
 def check_in(wrapper: PooledWrapper) -> None:
@@ -91,7 +91,8 @@ def check_in_if_idle(wrapper: PooledWrapper, lease: Lease, *, by_force: bool = F
 
 
 def _check_in_if_idle(wrapper: PooledWrapper, lease: Lease, by_force: bool, may_ask_server: bool) -> None:
-    is_free = by_force and lease.is_of_this_thread_or_a_dead_one() and not wrapper.is_in_shared_block()
+    is_its_holder = lease.thread_id == get_ident()
+    is_free = by_force and (is_its_holder or lease.is_of_a_dead_thread()) and not wrapper.is_in_shared_block()
     if lease.state == RETURNED:
         _leave_closed_block(wrapper, lease, is_free)
     elif (may_ask_server or not _needs_server(wrapper, lease)) and (is_free or _is_idle(wrapper, lease)):

@@ -107,8 +107,8 @@ class PooledWrapper(_Base):
             compat.replace_thread_sharing_lock(self, RLock())
         #: Held while anything is done with the connection.
         self.use = RLock()
-        self.reference = BorrowerReference(self, borrower_is_gone)
-        self.reference.alias, self.reference.use, self.reference.lease = alias, self.use, None
+        self.reference = reference = BorrowerReference(self, borrower_is_gone)
+        reference.alias, reference.use, reference.lease = alias, self.use, None
 
     def _read_options(self) -> None:
         try:

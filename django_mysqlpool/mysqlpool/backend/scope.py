@@ -152,21 +152,21 @@ class Scope:
         return bool(self.leases or self.blocks)
 
     def _end_leases(self, *, may_ask_server: bool) -> None:
-        for lease in self.leases.copy():
-            lease.return_requested = True
-            self._take_back(lease, by_force=True, may_ask_server=may_ask_server)
+        self._take_back(by_force=True, may_ask_server=may_ask_server)
         if self.blocks:
             self.blocks = {wrapper for wrapper in self.blocks.copy() if not wrapper.release.leave_block(wrapper)}
 
     def release_idle(self, *, may_ask_server: bool = True) -> bool:
         """Return what is idle now; the scope goes on. Returns whether any lease is left."""
-        for lease in self.leases.copy():
-            self._take_back(lease, by_force=False, may_ask_server=may_ask_server)
+        self._take_back(by_force=False, may_ask_server=may_ask_server)
         return bool(self.leases)
 
-    def _take_back(self, lease: Lease, *, by_force: bool, may_ask_server: bool) -> None:
-        wrapper = lease.borrower()
-        if wrapper is None:
-            self.discard(lease)
-        else:
-            wrapper.check_in_if_idle(lease, by_force=by_force, may_ask_server=may_ask_server)
+    def _take_back(self, *, by_force: bool, may_ask_server: bool) -> None:
+        for lease in self.leases.copy():
+            if by_force:
+                lease.return_requested = True
+            wrapper = lease.borrower()
+            if wrapper is None:
+                self.discard(lease)
+            else:
+                wrapper.check_in_if_idle(lease, by_force=by_force, may_ask_server=may_ask_server)

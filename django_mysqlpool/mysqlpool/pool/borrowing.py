@@ -7,7 +7,6 @@ from weakref import ref
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
 
     from django_mysqlpool.mysqlpool.drivers.base import Driver
 
@@ -24,6 +23,9 @@ class Borrower(Protocol):
     @property
     def allow_thread_sharing(self) -> bool:
         """True if threads share it."""
+
+    def get_connection_params(self) -> dict[str, Any]:
+        """Tell how it connects."""
 
     def open_connection(self, conn_params: dict[str, Any]) -> Any:
         """Open a connection of the driver's."""
@@ -123,6 +125,7 @@ class LeaseStatistics(Protocol):
     """Counts what happens in a pool."""
 
     def note_pin(self, reason: str) -> None: ...
+    def note_reset(self, seconds: float, reason: str | None) -> None: ...
 
 
 class LeasingPool(Protocol):
@@ -132,7 +135,7 @@ class LeasingPool(Protocol):
     def is_abandoned(self) -> bool: ...
     @property
     def liveness(self) -> LeaseLiveness: ...
-    def checkin(self, lease: Any, params: Callable[[], dict[str, Any]], *, discard: bool) -> None: ...
+    def checkin(self, lease: Any, borrower: Borrower, *, discard: bool) -> None: ...
     @property
     def reclaimer(self) -> LeaseReclaimer: ...
     @property

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
 
+from .borrowing import Borrower, LeaseStatistics
 from .connection import Session
 from .states import DIRTY, UNSALVAGEABLE
 
 
 def clean(
     session: Session,
-    params: Callable[[], Mapping[str, Any]],
+    borrower: Borrower,
     *,
     always_reset: bool,
-    note_reset: Callable[[float, str | None], None],
+    statistics: LeaseStatistics,
 ) -> bool:
     """Leave nothing of this borrower's in the session. Errors of the driver go up: the connection must be closed then.
 
-    :param params: tells the connection parameters, if it is to be reset
-    :param note_reset: is told how many seconds a reset has taken, and the kind of statement that made it necessary
+    :param borrower: tells how to connect if it is to be reset
+    :param always_reset: even if nothing is known to be left
+    :param statistics: is told how many seconds a reset has taken, and the kind of statement that made it necessary
     :returns: ``False`` if only closing it does that; the session's history has the reason
     """
     observed = session.observed
@@ -32,7 +32,7 @@ def clean(
         session.history.note_end("reset_failed")
         return False
     if session.state >= DIRTY or always_reset:
-        if not _reset(session, params, note_reset):
+        if not _reset(session, borrower, statistics):
             session.history.note_end("reset_failed")
             return False
     elif not session.connection.get_autocommit():
@@ -41,9 +41,7 @@ def clean(
     return True
 
 
-def _reset(
-    session: Session, params: Callable[[], Mapping[str, Any]], note_reset: Callable[[float, str | None], None]
-) -> bool:
+def _reset(session: Session, borrower: Borrower, statistics: LeaseStatistics) -> bool:
     if session.state >= UNSALVAGEABLE:
         session.history.note_end("unsalvageable")
         return False
@@ -52,7 +50,7 @@ def _reset(
         session.history.note_end("lost")
         return False
     began, reason = time.monotonic(), session.history.dirtied_by if session.is_dirty else None
-    if not session.reset(params()):
+    if not session.reset(borrower.get_connection_params()):
         return False
-    note_reset(time.monotonic() - began, reason)
+    statistics.note_reset(time.monotonic() - began, reason)
     return True

@@ -294,10 +294,6 @@ class Lease:
         self.borrower.use = RLock()  # a thread of the parent's may have held the last one
         self.state = RETURNED
 
-    def is_of_this_thread_or_a_dead_one(self) -> bool:
-        """True if nobody else can be in the middle of using it."""
-        return self.thread_id == threading.get_ident() or self.is_of_a_dead_thread()
-
     def is_of_a_dead_thread(self) -> bool:
         """True if its holder has ended without returning it."""
         return compat.has_ended(self.thread)

@@ -243,12 +243,12 @@ class Pool:
 
     # Checkin
 
-    def checkin(self, lease: Lease, params: Callable[[], dict[str, Any]], *, discard: bool) -> None:
+    def checkin(self, lease: Lease, borrower: Borrower, *, discard: bool) -> None:
         """Check a connection in, clean; or close it.
 
         Its holder is done with it and hears of no error, but for an interrupt. (Celery's time limit is an ``Exception``.)
 
-        :param params: tells the connection parameters if they are needed
+        :param borrower: tells how to connect if the session is to be reset
         :param discard: close it
         """
         session = lease.session
@@ -265,7 +265,7 @@ class Pool:
                 history.note_end("surplus")
             else:
                 always_reset = self.options.reset == "always"
-                keep = clean(session, params, always_reset=always_reset, note_reset=self.statistics.note_reset)
+                keep = clean(session, borrower, always_reset=always_reset, statistics=self.statistics)
         except session.driver.error_class as error:
             say(logging.INFO, "Pool %s: a connection could not be cleaned and is closed: %s", self.name, error)
             fault = fault_of(error)

@@ -92,14 +92,15 @@ class SlotPool(Pool):
     is closed, down to ``min_idle``. ``max_overflow`` -1, or ``pool_size`` 0, is no limit.
     """
 
+    #: What each checkout and checkin looks up. (SQLAlchemy has put the rest into a dict, where Python takes longer.)
+    __slots__ = ("_audience", "is_resized", "queue")
+
     has_queue = True
     #: The logger of what SQLAlchemy says itself, in the middle of a checkout: not one below ours, which may be at DEBUG,
     #: with a handler that writes through the ORM.
     _sqla_logger_namespace = "sqlalchemy.pool.SlotPool"
     #: Why a connection was closed of which nobody has said that it would be.
     default_close_reason = "interrupted"
-    #: Its cap has been changed.
-    is_resized = False
 
     def __init__(
         self,
@@ -116,6 +117,8 @@ class SlotPool(Pool):
         Pool.__init__(self, creator, **kw)
         #: ``pool_size`` and ``max_overflow``.
         self.sizes = pool_size, max_overflow
+        #: Its cap has been changed.
+        self.is_resized = False
         self.timeout = timeout
         self.idle_timeout = idle_timeout
         self.min_idle = min_idle
