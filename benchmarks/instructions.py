@@ -28,10 +28,10 @@ from benchmarks.web import VIEWS, site_environment
 from devtools.server import Server, server_from_environment
 
 #: Cycles in the two processes whose difference is told: what importing and warming up cost is in both.
-FEW, MANY = 50, 350
-#: Characters that are added to the environment of each such pair, of which the mean is told. They move what is in memory,
-#: and Python's sets and dicts look objects up by their addresses: that is worth half a percent.
-SIZES = (0, 500, 1000, 2000)
+FEW, MANY = 50, 150
+#: The hash seeds of such pairs, of which the mean is told. Python finds attributes by where their names happen to lie in
+#: memory, and two that meet at one place cost a cycle half a percent. (More cycles in a process tell nothing more.)
+SEEDS = range(8)
 console = Console(width=120)
 
 
@@ -62,17 +62,17 @@ def per_cycle(module: list[str], option: str, environment: dict[str, str]) -> fl
     :param option: its option that says how many cycles it does
     :param environment: what is in the process' environment, beside this one's
     """
-    environment = {**os.environ, **environment, "PYTHONHASHSEED": "0"}
+    environment = {**os.environ, **environment}
     command = [sys.executable, "-m", *module]
     # Python compiles what is new; else the first process that is counted would do so.
     _run([*command, f"{option}=1"], environment)
 
-    def count(size: int, cycles: int) -> int:
-        return _counted([*command, f"{option}={cycles}"], {**environment, "PADDING": "x" * size})
+    def count(seed: int, cycles: int) -> int:
+        return _counted([*command, f"{option}={cycles}"], {**environment, "PYTHONHASHSEED": str(seed)})
 
     with ThreadPoolExecutor(os.cpu_count()) as executor:  # how many run at once changes no count
-        few, many = (sum(executor.map(count, SIZES, repeat(cycles))) for cycles in (FEW, MANY))
-    return (many - few) / (MANY - FEW) / len(SIZES)
+        few, many = (sum(executor.map(count, SEEDS, repeat(cycles))) for cycles in (FEW, MANY))
+    return (many - few) / (MANY - FEW) / len(SEEDS)
 
 
 def _counted(command: list[str], environment: dict[str, str]) -> int:

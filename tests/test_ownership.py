@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
-from django.db import close_old_connections, connections, transaction
+from django.db import DatabaseError, close_old_connections, connections, transaction
 
 from django_mysqlpool import auto_close_db
 from django_mysqlpool.mysqlpool.backend import fast_path
@@ -165,6 +165,17 @@ class TestSharedByThreads:
 
         with ThreadPoolExecutor(1) as executor:
             return executor.submit(visit).result()
+
+    def test_another_thread_may_use_it_while_it_is_shared(self, shared):
+        """As on the stock engine, which asks under a lock; its own thread may use it whatever that says."""
+        assert self.in_thread(shared, lambda: ask(shared, "SELECT 1")) == 1
+        shared.dec_thread_sharing()
+        with pytest.raises(DatabaseError, match=f"The object with alias '{shared.alias}' was created in thread id"):
+            self.in_thread(shared, lambda: ask(shared, "SELECT 1"))
+        assert ask(shared, "SELECT 1") == 1
+        shared.inc_thread_sharing()
+        assert self.in_thread(shared, lambda: ask(shared, "SELECT 2")) == 2
+        shared.close()
 
     @staticmethod
     def reclaim(wrapper: Any) -> None:

@@ -177,6 +177,11 @@ class PooledDatabaseMixin(PooledWrapper):
             if self.release is None or not self.release.checkout(self, super().ensure_connection):
                 super().ensure_connection()
 
+    def validate_thread_sharing(self) -> None:
+        # Django asks first if threads share the wrapper, which takes a lock. Its own thread may use it either way.
+        if not self.is_of_this_thread():
+            super().validate_thread_sharing()
+
     def _cursor(self, name: str | None = None) -> Any:
         with self.use:
             cursor = super()._cursor(name)  # type: ignore[misc]

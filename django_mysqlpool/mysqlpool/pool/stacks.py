@@ -67,8 +67,9 @@ Stack = tuple[tuple[CodeType, int], ...]
 class _Memory:
     """Of this process: what it has learned about the need of stacks."""
 
-    #: A connection was forgotten of which nobody knew the place: since then all stacks are kept.
-    keeps_all = False
+    def __init__(self) -> None:
+        #: A connection was forgotten of which nobody knew the place: since then all stacks are kept.
+        self.keeps_all = False
 
 
 memory = _Memory()
