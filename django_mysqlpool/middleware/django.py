@@ -61,9 +61,8 @@ class ConnectionReleaseMiddleware:
         outer, scope = current_scope(), Scope(request_line, request)
         try:
             set_current_scope(scope)
-            get_response = self.get_response
             try:
-                response: HttpResponseBase = get_response(request)
+                response: HttpResponseBase = self.get_response(request)
             finally:
                 scope.end()
         except BaseException:

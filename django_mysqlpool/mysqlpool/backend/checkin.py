@@ -76,13 +76,13 @@ def check_in_if_idle(wrapper: PooledWrapper, lease: Lease, *, by_force: bool = F
     :param may_ask_server: ``False``: leave it alone if it can't be cleaned without the server
     """
     if may_ask_server and lease.thread_id == get_ident():
-        with wrapper.use:  # others hold it only while they return this connection
-            _check_in_if_idle(wrapper, lease, by_force, may_ask_server)
+        with wrapper.use:  # another thread that has it looks at this connection, or returns it, and is done soon
+            _check_in_under_use(wrapper, lease, by_force, may_ask_server)
     else:
         held: list[threading.RLock] = []
         try:
             if acquire_if_free(wrapper.use, held):  # else its holder, when it is done, looks if it is wanted back
-                _check_in_if_idle(wrapper, lease, by_force, may_ask_server)
+                _check_in_under_use(wrapper, lease, by_force, may_ask_server)
         finally:
             for lock in held:
                 lock.release()
@@ -90,8 +90,9 @@ def check_in_if_idle(wrapper: PooledWrapper, lease: Lease, *, by_force: bool = F
         tell()
 
 
-def _check_in_if_idle(wrapper: PooledWrapper, lease: Lease, by_force: bool, may_ask_server: bool) -> None:
-    is_its_holder = lease.thread_id == get_ident()
+def _check_in_under_use(wrapper: PooledWrapper, lease: Lease, by_force: bool, may_ask_server: bool) -> None:
+    """Return the leased connection, under ``use``, if nothing is being done with it."""
+    is_its_holder = lease.thread_id == get_ident()  # another thread may have used the connection until now
     is_free = by_force and (is_its_holder or lease.is_of_a_dead_thread()) and not wrapper.is_in_shared_block()
     if lease.state == RETURNED:
         _leave_closed_block(wrapper, lease, is_free)

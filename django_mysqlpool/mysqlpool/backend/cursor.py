@@ -21,16 +21,16 @@ def watched(cursor_class: type, *mixins: type) -> type:
     Given to the driver as its ``cursorclass``, it sees Django's statements and those of raw cursors alike.
     """
     base = type(cursor_class.__name__, (*mixins, cursor_class), {}) if mixins else cursor_class
-    reads_later = is_unbuffered(cursor_class)
+    unbuffered = is_unbuffered(cursor_class)
     body: dict[str, Any] = {
         "_base": base,
         "__init__": _watched_init(base),
         "execute": _watched_execute(base),
-        "close": _watched_close(base, reads_later=reads_later),
+        "close": _watched_close(base, unbuffered=unbuffered),
     }
     if hasattr(base, "_discard"):
         body["_discard"] = _watched_discard(base)
-    if reads_later:  # what a buffered cursor fetches it has read already
+    if unbuffered:  # what a buffered cursor fetches it has read already
         body |= {name: _watched_fetch(cursor_class, name) for name in _FETCHES if hasattr(cursor_class, name)}
         body["_is_unbuffered"] = True
     return type(f"Watched{cursor_class.__name__}", (_Watched, base), body)
@@ -98,22 +98,23 @@ def _watched_discard(base: Any) -> Callable[..., None]:
     return discard
 
 
-def _watched_close(base: Any, *, reads_later: bool) -> Callable[..., None]:
+def _watched_close(base: Any, *, unbuffered: bool) -> Callable[..., None]:
     discards = hasattr(base, "_discard")
 
     def close(cursor: _Watched) -> None:
         lease = cursor._lease
         if lease is None:
             base.close(cursor)
-        elif lease.state == IN_USE or reads_later:
+            return
+        if lease.state == IN_USE or unbuffered:
             cursor._close(lease)
         else:  # nothing of it is with the server, or the connection is another's by now
             cursor.connection = None
             if discards:
                 base._discard(cursor)
             base.close(cursor)
-            if lease.return_requested:
-                lease.return_if_requested()
+        if lease.return_requested:
+            lease.return_if_requested()
 
     return wraps(base.close)(close)
 
@@ -194,6 +195,7 @@ class _Watched:
             lease.note_error(error)
 
     def _close(self, lease: Lease) -> None:
+        """Close it under the lock, because rows or further answers may be with the server."""
         with lease.use:
             if lease.state == RETURNED:
                 self.connection = None
@@ -206,8 +208,6 @@ class _Watched:
             finally:
                 if lease.state != RETURNED:
                     lease.state = IDLE
-        if lease.return_requested:
-            lease.return_if_requested()
 
     def leave_what_is_over(self) -> None:
         """Be closed, as the driver sees it, if the connection was returned."""

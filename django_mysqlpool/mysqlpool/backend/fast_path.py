@@ -111,7 +111,7 @@ def _check_out(wrapper: PooledWrapper) -> bool:
 def note_connected(wrapper: PooledWrapper) -> None:
     """Django has connected the wrapper to a pool."""
     assert wrapper.bound is not None
-    if not wrapper.is_plain:
+    if not wrapper.is_plain:  # its class wants to be asked each time
         return
     wrapper.settings_then = copied(wrapper.settings_dict)
     wanted, pool = wrapper.bound

@@ -149,6 +149,7 @@ def forget_connection(wrapper: PooledWrapper) -> None:
     wrapper.is_parked = True
     wrapper.connection = None
     wrapper.in_atomic_block = False
+    # (To make an empty list costs more than to look at one.)
     if wrapper.savepoint_ids:
         wrapper.savepoint_ids = []
     if wrapper.atomic_blocks:

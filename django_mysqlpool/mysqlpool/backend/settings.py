@@ -31,7 +31,6 @@ _KNOWN_WITHOUT_SQLALCHEMY = OPTION_NAMES - {"events"}
 
 # For the driver's options that are not set; None is a value.
 _UNSET = (...,) * len(DRIVER_OPTIONS)
-_TIMEOUTS = frozenset(DRIVER_OPTIONS)
 
 # The package's own keys. All others are arguments of the pool class.
 _OWN = {"recycle", "ping_after", "pre_ping", "reset", "release", "leak_after", "discard_on_error", "use_threadlocal"}
@@ -55,7 +54,7 @@ def pool_options(alias: str, settings_dict: Mapping[str, Any], driver: str = "my
     given = options.get("pool", True)
     if given is False:
         return None
-    timeouts = _UNSET if _TIMEOUTS.isdisjoint(options) else tuple(map(options.get, DRIVER_OPTIONS, _UNSET))
+    timeouts = _UNSET if options.keys().isdisjoint(DRIVER_OPTIONS) else tuple(map(options.get, DRIVER_OPTIONS, _UNSET))
     site = compat.settings_object()
     backend = getattr(site, "MYSQLPOOL_BACKEND", None)
     arguments = getattr(site, "MYSQLPOOL_ARGUMENTS", None)

@@ -31,7 +31,7 @@ class Participant(Protocol):
 
 #: In the order in which they are made ready. The parent mends them in reverse order, the child in this one.
 _participants: list[Participant] = []
-#: The process that they are ready in. (Whoever looks at it often compares it with ``os.getpid()`` without a call of ours.)
+#: The process that they are ready in. A wrapper compares it with ``os.getpid()`` itself, before each statement.
 pid = os.getpid()
 _noticing = RLock()
 
