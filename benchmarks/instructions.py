@@ -29,8 +29,8 @@ from devtools.server import Server, server_from_environment
 
 #: Cycles in the two processes whose difference is told: what importing and warming up cost is in both.
 FEW, MANY = 50, 150
-#: The hash seeds of such pairs, of which the mean is told. Python finds attributes by where their names happen to lie in
-#: memory, and two that meet at one place cost a cycle half a percent. (More cycles in a process tell nothing more.)
+#: Such pairs are counted for each of these seeds of layout.py, and of Python's hashes, and their mean is told. (More cycles
+#: in a process tell nothing more.)
 SEEDS = range(8)
 console = Console(width=120)
 
@@ -63,12 +63,15 @@ def per_cycle(module: list[str], option: str, environment: dict[str, str]) -> fl
     :param environment: what is in the process' environment, beside this one's
     """
     environment = {**os.environ, **environment}
-    command = [sys.executable, "-m", *module]
-    # Python compiles what is new; else the first process that is counted would do so.
-    _run([*command, f"{option}=1"], environment)
+
+    def command(seed: int, cycles: int) -> list[str]:
+        return [sys.executable, "-m", "benchmarks.layout", str(seed), *module, f"{option}={cycles}"]
 
     def count(seed: int, cycles: int) -> int:
-        return _counted([*command, f"{option}={cycles}"], {**environment, "PYTHONHASHSEED": str(seed)})
+        return _counted(command(seed, cycles), {**environment, "PYTHONHASHSEED": str(seed)})
+
+    # Python compiles what is new; else the first process that is counted would do so.
+    _run(command(0, 1), environment)
 
     with ThreadPoolExecutor(os.cpu_count()) as executor:  # how many run at once changes no count
         few, many = (sum(executor.map(count, SEEDS, repeat(cycles))) for cycles in (FEW, MANY))
