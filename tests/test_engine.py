@@ -352,7 +352,7 @@ class TestWhatAWarmCheckoutLeavesOut:
         fast = state()
         assert connects == []
         give_back()
-        monkeypatch.setattr(fast_path, "_DJANGOS_OWN", ())  # as if somebody had patched its methods
+        monkeypatch.setattr(fast_path, "CONNECT", None)  # as if somebody had patched its methods
         djangos = state()
         assert connects == [wrapper.alias]
         assert fast == djangos
@@ -384,7 +384,7 @@ class TestWhatAWarmCheckoutLeavesOut:
 
         fast = state()
         assert connects == []
-        monkeypatch.setattr(fast_path, "_DJANGOS_OWN", ())
+        monkeypatch.setattr(fast_path, "CONNECT", None)
         assert fast == state()
         assert connects == [first.alias]
 

@@ -164,10 +164,10 @@ class TestKeepingWarm:
         pool = wrapper.pool
         opened, release = threading.Event(), pool.source.release
 
-        def release_late(entry: Any, **keep: bool) -> None:
+        def release_late(entry: Any, *keep: bool) -> None:
             opened.set()
             eventually(lambda: pool.status()["waiting"], lambda number: number == 1)
-            release(entry, **keep)
+            release(entry, *keep)
 
         with ThreadPoolExecutor(1) as executor:
             with monkeypatch.context() as patch:

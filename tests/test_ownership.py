@@ -256,7 +256,7 @@ class TestSharedByThreads:
         getattr(shared, end)()
         (session,) = shared.pool.sessions
         looked, may_go_on, tops = threading.Event(), threading.Event(), []
-        get_running_loop, get_autocommit = fast_path.get_running_loop, session.connection.get_autocommit
+        get_running_loop, get_autocommit = fast_path.get_running_loop, session.observed.get_autocommit
 
         def visit() -> None:
             connections[shared.alias] = shared
@@ -287,7 +287,7 @@ class TestSharedByThreads:
             monkeypatch.setattr(fast_path, "get_running_loop", look)
             other.start()
             assert looked.wait(30)
-        session.connection.get_autocommit = get_autocommit_late
+        session.observed.get_autocommit = get_autocommit_late
         with shared.cursor() as cursor:
             cursor.execute("INSERT INTO shop_account (name, balance) VALUES ('first', 1)")
         other.join(30)

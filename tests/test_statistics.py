@@ -616,11 +616,11 @@ class TestResize:
         source = wrapper.pool.source
         both, release = threading.Barrier(2, timeout=60), source.release
 
-        def release_together(entry: Any, **keep: bool) -> None:
+        def release_together(entry: Any, *keep: bool) -> None:
             if both.wait() == 0:
                 resize_pool(wrapper.alias, pool_size=1)
             both.wait()
-            release(entry, **keep)
+            release(entry, *keep)
 
         monkeypatch.setattr(source, "release", release_together)
         hold_at_once(wrapper.alias, 2)

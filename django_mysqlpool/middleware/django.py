@@ -58,7 +58,7 @@ class ConnectionReleaseMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         if self.is_async:
             return self._respond_async(request)
-        outer, scope = current_scope(), Scope(request_line, request)
+        outer, scope = current_scope(), Scope(request_line, (request,))
         try:
             set_current_scope(scope)
             try:
@@ -77,7 +77,7 @@ class ConnectionReleaseMiddleware:
         if self._must_look_for_wrapper:
             self._must_look_for_wrapper = False
             _warn_if_not_wrapped()
-        with Scope(request_line, request) as scope:
+        with Scope(request_line, (request,)) as scope:
             try:
                 response: HttpResponseBase = await self.get_response(request)
             finally:
@@ -119,7 +119,7 @@ class _Stream:
 
     def __init__(self, content: Iterator[Any], request: HttpRequest) -> None:
         self._content = content
-        self._scope = Scope(request_line, request)
+        self._scope = Scope(request_line, (request,))
         self._scope.owner = ref(self)
 
     def __iter__(self) -> Iterator[Any]:
@@ -151,7 +151,7 @@ class _AsyncStream:
 
     def __init__(self, content: AsyncIterator[Any], request: HttpRequest) -> None:
         self._content = content
-        self._scope = Scope(request_line, request)
+        self._scope = Scope(request_line, (request,))
         self._scope.owner = ref(self)
 
     def __aiter__(self) -> AsyncIterator[Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PoolOptions:
     """The checked options of one alias. Aliases with equal options and equal connection parameters share a pool."""
 

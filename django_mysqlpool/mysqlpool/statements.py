@@ -17,9 +17,9 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
-from typing import NamedTuple
 
 from .functions import calls_of
 
@@ -40,7 +40,8 @@ class SessionEffect(IntEnum):
     UNSALVAGEABLE = 2
 
 
-class StatementEffects(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class StatementEffects:
     """The effects of a statement on its session, and its questions about earlier ones."""
 
     on_session: SessionEffect

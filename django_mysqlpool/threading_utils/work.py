@@ -30,8 +30,6 @@ class Work(Scope):
     another thread with the same context is not surrounding work: each thread returns its own connections.
     """
 
-    __slots__ = ("runner", "using")
-
     def __init__(self, using: frozenset[str] | None = None, name: Callable[[], str] | None = None) -> None:
         super().__init__(name)
         for alias in using or ():

@@ -19,7 +19,7 @@ class Wrapper:
     def __init__(self) -> None:
         self.asked: list[tuple[Any, bool]] = []
 
-    def check_in_if_idle(self, lease: Any, *, by_force: bool, may_ask_server: bool) -> None:
+    def check_in_if_idle(self, lease: Any, by_force: bool, may_ask_server: bool) -> None:
         self.asked.append((lease, by_force))
 
 
@@ -117,8 +117,8 @@ class TestAnAddBesideAnEnd:
 class TestItsEnd:
     def test_an_interrupt_does_not_keep_the_rest_from_going_back(self):
         class Interrupted(Wrapper):
-            def check_in_if_idle(self, lease: Any, **how: bool) -> None:
-                super().check_in_if_idle(lease, **how)
+            def check_in_if_idle(self, lease: Any, *how: bool) -> None:
+                super().check_in_if_idle(lease, *how)
                 if len(self.asked) == 1:
                     raise KeyboardInterrupt
 

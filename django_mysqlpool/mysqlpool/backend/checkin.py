@@ -11,7 +11,7 @@ from django_mysqlpool.mysqlpool.log import tell, unsaid
 from django_mysqlpool.mysqlpool.pool.locks import acquire_if_free
 from django_mysqlpool.mysqlpool.pool.states import RETURNED
 
-from .pooled import PooledWrapper, forget_connection
+from .pooled import PooledWrapper, forget_connection, is_in_shared_block
 
 if TYPE_CHECKING:
     from django_mysqlpool.mysqlpool.pool.connection import Lease
@@ -23,7 +23,8 @@ def check_in_lease(wrapper: PooledWrapper, lease: Lease) -> None:
     if wrapper.errors_occurred:
         lease.session.needs_ping = True
     # Inside atomic() Django keeps its reference to the closed connection; nobody else may be lent that one.
-    lease.pool.checkin(lease, wrapper, discard=wrapper.in_atomic_block)
+    discard = wrapper.in_atomic_block
+    lease.pool.checkin(lease, wrapper, discard)
 
 
 def check_in(wrapper: PooledWrapper) -> None:
@@ -32,7 +33,7 @@ def check_in(wrapper: PooledWrapper) -> None:
     Only a block in which other threads may be stays: that is for their end to close.
     """
     with wrapper.use:
-        if wrapper.is_in_shared_block():
+        if is_in_shared_block(wrapper):
             if wrapper.lease is not None:
                 wrapper.lease.return_requested = True
             return
@@ -68,7 +69,7 @@ def _close_after_handlers(wrapper: PooledWrapper) -> None:
             check_in_lease(wrapper, wrapper.lease)
 
 
-def check_in_if_idle(wrapper: PooledWrapper, lease: Lease, *, by_force: bool = False, may_ask_server: bool = True) -> None:
+def check_in_if_idle(wrapper: PooledWrapper, lease: Lease, by_force: bool = False, may_ask_server: bool = True) -> None:
     """Return the leased connection, from any thread, if nothing is being done with it.
 
     :param by_force: return it whatever state it is in, if the calling thread is its holder or the holder is dead; but not
@@ -93,7 +94,7 @@ def check_in_if_idle(wrapper: PooledWrapper, lease: Lease, *, by_force: bool = F
 def _check_in_under_use(wrapper: PooledWrapper, lease: Lease, by_force: bool, may_ask_server: bool) -> None:
     """Return the leased connection, under ``use``, if nothing is being done with it."""
     is_its_holder = lease.thread_id == get_ident()  # another thread may have used the connection until now
-    is_free = by_force and (is_its_holder or lease.is_of_a_dead_thread()) and not wrapper.is_in_shared_block()
+    is_free = by_force and (is_its_holder or lease.is_of_a_dead_thread()) and not is_in_shared_block(wrapper)
     if lease.state == RETURNED:
         _leave_closed_block(wrapper, lease, is_free)
     elif (may_ask_server or not _needs_server(wrapper, lease)) and (is_free or _is_idle(wrapper, lease)):

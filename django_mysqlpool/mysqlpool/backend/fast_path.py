@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
 from time import monotonic
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -34,18 +33,20 @@ _OVERRIDABLE = frozenset(
     check_settings connect ensure_connection get_connection_params get_new_connection init_connection_state set_autocommit
     """.split()
 )
-#: Those of them that Django's ``connect()`` would still call, though the session is set up.
-_called_of = attrgetter("check_settings", "connect", "ensure_connection", "get_connection_params")
 
 
-def _is_djangos_own(method: Any) -> bool:
-    return type(method) is FunctionType and method.__globals__["__name__"].startswith("django.")
+def _djangos_own(method: Any) -> FunctionType | None:
+    """``method``, unless somebody has patched it already."""
+    is_djangos = type(method) is FunctionType and method.__globals__["__name__"].startswith("django.")
+    return method if is_djangos else None
 
 
-#: Django's own methods. If one differs later, somebody has patched it, as Sentry does, and the fast path is off.
-_DJANGOS_OWN = tuple(filter(_is_djangos_own, _called_of(DatabaseWrapper)))
-#: The same, of what is asked for each cursor: pytest-django's refuses tests the database.
-ENSURE_CONNECTION = DatabaseWrapper.ensure_connection if _is_djangos_own(DatabaseWrapper.ensure_connection) else None
+#: Those of them that Django's ``connect()`` would still call, though the session is set up. If one differs later, somebody
+#: has patched it, as Sentry does, and the fast path is off. (pytest-django's ``ensure_connection()`` refuses a connection.)
+CHECK_SETTINGS = _djangos_own(DatabaseWrapper.check_settings)
+CONNECT = _djangos_own(DatabaseWrapper.connect)
+ENSURE_CONNECTION = _djangos_own(DatabaseWrapper.ensure_connection)
+GET_CONNECTION_PARAMS = _djangos_own(DatabaseWrapper.get_connection_params)
 
 
 def overrides_nothing(cls: type) -> bool:
@@ -66,7 +67,10 @@ def resume(wrapper: PooledWrapper) -> bool:
     if (
         connection_created.receivers
         or get_running_loop() is not None  # where Django may refuse
-        or _called_of(DatabaseWrapper) != _DJANGOS_OWN
+        or DatabaseWrapper.check_settings is not CHECK_SETTINGS
+        or DatabaseWrapper.connect is not CONNECT
+        or DatabaseWrapper.ensure_connection is not ENSURE_CONNECTION
+        or DatabaseWrapper.get_connection_params is not GET_CONNECTION_PARAMS
     ):
         return False
     if is_owned(wrapper.use):  # _cursor() has it
@@ -94,7 +98,7 @@ def _check_out(wrapper: PooledWrapper) -> bool:
         if (
             (wrapper.known_facts is not pool.server.data and wrapper.known_facts is not None)
             or session.state != READY
-            or session.connection.get_autocommit() != autocommit
+            or session.observed.get_autocommit() != autocommit
         ):
             return False
         wrapper.is_parked = False

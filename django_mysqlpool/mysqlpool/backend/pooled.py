@@ -135,8 +135,12 @@ class PooledWrapper(_Base):
         return self._thread_ident == threading.get_ident()  # type: ignore[attr-defined, no-any-return]
 
     def is_in_shared_block(self) -> bool:
-        """True if a transaction is open that any thread may go on with (Django's ``inc_thread_sharing()``)."""
-        return (self.in_atomic_block or not self.autocommit) and self.allow_thread_sharing
+        return is_in_shared_block(self)
+
+
+def is_in_shared_block(wrapper: PooledWrapper) -> bool:
+    """True if a transaction is open that any thread may go on with (Django's ``inc_thread_sharing()``)."""
+    return (wrapper.in_atomic_block or not wrapper.autocommit) and wrapper.allow_thread_sharing
 
 
 def forget_connection(wrapper: PooledWrapper) -> None:

@@ -179,7 +179,7 @@ class PooledDatabaseMixin(PooledWrapper):
 
     def validate_thread_sharing(self) -> None:
         # Django asks first if threads share the wrapper, which takes a lock. Its own thread may use it either way.
-        if not self.is_of_this_thread():
+        if self._thread_ident != get_ident():  # type: ignore[attr-defined]
             super().validate_thread_sharing()
 
     def _cursor(self, name: str | None = None) -> Any:

@@ -70,8 +70,8 @@ class Driver(ABC):
         """Methods to put in the place of a connection's own, so that ``observer`` hears of what passes no cursor."""
 
     @abstractmethod
-    def is_between_statements(self, connection: Any, more_results: Callable[[], bool] | None) -> bool:
-        """True if the last answer was read to its end, as far as is known without asking the server.
+    def between_statements(self, connection: Any, more_results: Callable[[], bool] | None) -> Callable[[], bool]:
+        """A function that tells, each time, if the last answer was read to its end, without asking the server.
 
         :param more_results: what ``more_results()`` has returned for this connection
         """

@@ -49,13 +49,18 @@ class Mysqlclient(Driver):
     def observed_methods(self, connection: Any, observer: Observer) -> dict[str, Method]:
         return _observed_methods(connection, observer)
 
-    def is_between_statements(self, connection: Any, more_results: Callable[[], bool] | None) -> bool:
-        # "-1 indicates (...) that, for a SELECT query, mysql_affected_rows() was called prior to calling
-        # mysql_store_result()", says MySQL's C API: with a count, and no other answer to follow, all has been read. To ask
-        # for these two does not give up the GIL, which next_result() does, and then has to wait for.
-        if more_results is not None and connection.affected_rows() != -1 and not more_results():
-            return True
-        return connection.next_result() == -1  # type: ignore[no-any-return]
+    def between_statements(self, connection: Any, more_results: Callable[[], bool] | None) -> Callable[[], bool]:
+        affected_rows, next_result = connection.affected_rows, connection.next_result
+
+        def is_between_statements() -> bool:
+            # "-1 indicates (...) that, for a SELECT query, mysql_affected_rows() was called prior to calling
+            # mysql_store_result()", says MySQL's C API: with a count, and no other answer to follow, all has been read. To
+            # ask for these two does not give up the GIL, which next_result() does, and then has to wait for.
+            if more_results is not None and affected_rows() != -1 and not more_results():
+                return True
+            return next_result() == -1  # type: ignore[no-any-return]
+
+        return is_between_statements
 
     def more_results(self, connection: Any) -> Callable[[], bool] | None:
         return getattr(connection, "more_results", None)  # since 2.3

@@ -99,10 +99,13 @@ class PyMySQL(Driver):
     def observed_methods(self, connection: Any, observer: Observer) -> dict[str, Method]:
         return _observed_methods(connection, observer)
 
-    def is_between_statements(self, connection: Any, more_results: object) -> bool:
-        # The driver closes a connection that is interrupted while it reads, by gevent's Timeout for instance.
-        result = compat.pymysql_result(connection)
-        return connection.open and not (result is not None and (result.unbuffered_active or result.has_next))
+    def between_statements(self, connection: Any, more_results: object) -> Callable[[], bool]:
+        def is_between_statements() -> bool:
+            # The driver closes a connection that is interrupted while it reads, by gevent's Timeout for instance.
+            result = compat.pymysql_result(connection)
+            return connection.open and not (result is not None and (result.unbuffered_active or result.has_next))
+
+        return is_between_statements
 
     def more_results(self, connection: Any) -> Callable[[], bool] | None:
         return lambda: (result := compat.pymysql_result(connection)) is not None and bool(result.has_next)

@@ -30,7 +30,7 @@ class Borrower(Protocol):
     def open_connection(self, conn_params: dict[str, Any]) -> Any:
         """Open a connection of the driver's."""
 
-    def check_in_if_idle(self, lease: Any, *, by_force: bool = False, may_ask_server: bool = True) -> None:
+    def check_in_if_idle(self, lease: Any, by_force: bool = False, may_ask_server: bool = True) -> None:
         """Return the leased connection if nothing is being done with it."""
 
     def check_in(self) -> None:
@@ -135,7 +135,7 @@ class LeasingPool(Protocol):
     def is_abandoned(self) -> bool: ...
     @property
     def liveness(self) -> LeaseLiveness: ...
-    def checkin(self, lease: Any, borrower: Borrower, *, discard: bool) -> None: ...
+    def checkin(self, lease: Any, borrower: Borrower, discard: bool) -> None: ...
     @property
     def reclaimer(self) -> LeaseReclaimer: ...
     @property

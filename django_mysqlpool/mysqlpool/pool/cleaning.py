@@ -9,13 +9,7 @@ from .connection import Session
 from .states import DIRTY, UNSALVAGEABLE
 
 
-def clean(
-    session: Session,
-    borrower: Borrower,
-    *,
-    always_reset: bool,
-    statistics: LeaseStatistics,
-) -> bool:
+def clean(session: Session, borrower: Borrower, always_reset: bool, statistics: LeaseStatistics) -> bool:
     """Leave nothing of this borrower's in the session. Errors of the driver go up: the connection must be closed then.
 
     :param borrower: tells how to connect if it is to be reset
@@ -28,14 +22,14 @@ def clean(
         session.history.note_end("unsalvageable")
         return False
     session.is_sending = False  # which an interrupt may have kept from being said
-    if not session.driver.is_between_statements(session.connection, observed.more_results):
+    if not observed.is_between_statements():
         session.history.note_end("reset_failed")
         return False
     if session.state >= DIRTY or always_reset:
         if not _reset(session, borrower, statistics):
             session.history.note_end("reset_failed")
             return False
-    elif not session.connection.get_autocommit():
+    elif not observed.get_autocommit():
         session.connection.rollback()
     session.last_used = time.monotonic()
     return True

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -188,7 +187,7 @@ class Session:
 
     def needs_server_to_clean(self) -> bool:
         """True if to clean it one has to talk with the server: to reset or close the session, or to roll back."""
-        return self.state >= DIRTY or not self.connection.get_autocommit()
+        return self.state >= DIRTY or not self.observed.get_autocommit()
 
     def reset(self, params: Mapping[str, Any]) -> bool:
         """DIRTY to NEW: Django sets the session up again at its next checkout.
@@ -241,40 +240,56 @@ class Session:
                 self.driver.close(connection)
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class Lease:
     """The record of a connection that is out.
 
     The session refers to its lease, so the lease must not keep its borrower alive: the garbage collector finds a wrapper
     that is dropped without being closed.
+
+    :param pool: where its connection is from
+    :param session: the connection's
+    :param entry: to be released at the checkin: SQLAlchemy's record of the connection, or its proxy
+    :param borrower: who has it
+    :param thread: the holder: the thread that used it last. Threads may share a wrapper.
+    :param thread_id: that thread's
+    :param checked_out_at: ``time.monotonic()``
     """
 
-    pool: LeasingPool
-    session: Session
-    #: To be released at the checkin: SQLAlchemy's record of the connection, or its proxy.
-    entry: Any
-    borrower: BorrowerReference
-    #: The holder: the thread that used it last. Threads may share a wrapper.
-    thread: threading.Thread
-    thread_id: int
-    #: ``time.monotonic()``
-    checked_out_at: float
-    #: One of ``LeaseState``.
-    state: int = IDLE
-    #: A ``LeaseScope``: what it was taken for.
-    scope: Any = None
-    #: Where the checkout happened, if it was in no scope, or the pool's ``leak_after`` asks for it.
-    stack: Stack | None = None
-    #: The last statement's template, for the kind of statement that it is.
-    statement: object = None
-    #: The release policy's state of it, if the connection may be returned between statements.
-    sharing: Any = None
-    #: Django has connected with it: it is set up, and counted to its scope.
-    is_connected: bool = False
-    #: The connection is of no more use: it is closed at its checkin, or before the next statement.
-    is_broken: bool = False
-    #: The holder returns it when it is done with what it is doing.
-    return_requested: bool = False
+    # (One is made at each checkout. Python from 3.13 on makes an object that has no slots faster.)
+
+    def __init__(
+        self,
+        pool: LeasingPool,
+        session: Session,
+        entry: Any,
+        borrower: BorrowerReference,
+        thread: threading.Thread,
+        thread_id: int,
+        checked_out_at: float,
+    ) -> None:
+        self.pool = pool
+        self.session = session
+        self.entry = entry
+        self.borrower = borrower
+        self.thread = thread
+        self.thread_id = thread_id
+        self.checked_out_at = checked_out_at
+        #: One of ``LeaseState``.
+        self.state: int = IDLE
+        #: A ``LeaseScope``: what it was taken for.
+        self.scope: Any = None
+        #: Where the checkout happened, if it was in no scope, or the pool's ``leak_after`` asks for it.
+        self.stack: Stack | None = None
+        #: The last statement's template, for the kind of statement that it is.
+        self.statement: object = None
+        #: The release policy's state of it, if the connection may be returned between statements.
+        self.sharing: Any = None
+        #: Django has connected with it: it is set up, and counted to its scope.
+        self.is_connected = False
+        #: The connection is of no more use: it is closed at its checkin, or before the next statement.
+        self.is_broken = False
+        #: The holder returns it when it is done with what it is doing.
+        self.return_requested = False
 
     @property
     def alias(self) -> str:

@@ -127,7 +127,7 @@ class ForeignPool:
                     return
         raise sqlalchemy.exc.DisconnectionError("the session has ended, or reached the end of its life")
 
-    def release(self, entry: Any, *, keep: bool = True) -> None:
+    def release(self, entry: Any, keep: bool = True) -> None:
         """Return a proxy; unless ``keep``, close its connection."""
         connection = entry.dbapi_connection
         try:

@@ -243,13 +243,13 @@ class Pool:
 
     # Checkin
 
-    def checkin(self, lease: Lease, borrower: Borrower, *, discard: bool) -> None:
+    def checkin(self, lease: Lease, borrower: Borrower, discard: bool) -> None:
         """Check a connection in, clean; or close it.
 
         Its holder is done with it and hears of no error, but for an interrupt. (Celery's time limit is an ``Exception``.)
 
         :param borrower: tells how to connect if the session is to be reset
-        :param discard: close it
+        :param discard: close it; its lease stays in its scope, which has still to end Django's block
         """
         session = lease.session
         keep = False
@@ -265,7 +265,7 @@ class Pool:
                 history.note_end("surplus")
             else:
                 always_reset = self.options.reset == "always"
-                keep = clean(session, borrower, always_reset=always_reset, statistics=self.statistics)
+                keep = clean(session, borrower, always_reset, self.statistics)
         except session.driver.error_class as error:
             say(logging.INFO, "Pool %s: a connection could not be cleaned and is closed: %s", self.name, error)
             fault = fault_of(error)
@@ -276,9 +276,9 @@ class Pool:
             history.note_end("interrupted")
             raise
         finally:
-            self._end(lease, keep=keep, keep_in_scope=discard)
+            self._end(lease, keep, discard)
 
-    def _end(self, lease: Lease, *, keep: bool, keep_in_scope: bool = False) -> None:
+    def _end(self, lease: Lease, keep: bool, keep_in_scope: bool = False) -> None:
         """End a lease, and release its slot; unless ``keep``, its connection is closed."""
         session = lease.session
         try:
@@ -297,10 +297,9 @@ class Pool:
                     events.emit(self, "checkin", lease=current, seconds=seconds, keep=keep)
                 if reports.leaking:
                     reports.note_return(current)
-                # Closed inside atomic(), a wrapper stays in that block: its scope has still to end it.
                 if current.scope is not None and not keep_in_scope:
                     current.scope.discard(current)
-            self.source.release(lease.entry, keep=keep)
+            self.source.release(lease.entry, keep)
         finally:
             self._in_transit.discard(lease)
 

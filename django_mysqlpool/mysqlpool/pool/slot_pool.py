@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sized
-from operator import attrgetter
 from typing import Any, Protocol
 
 from sqlalchemy.pool import Pool
@@ -48,18 +47,15 @@ class ConnectionCloser(Protocol):
         """Close a connection without a wait for the server."""
 
 
-_events_of = attrgetter("checkout", "checkin", "reset")
-
-
 class _Audience:
     """Who listens to a pool's checkouts and checkins: those events tell a listener of proxies, which are made only then."""
 
     __slots__ = ("_always_listens", "_dispatch", "_heard_by_all", "_unheard")
 
     def __init__(self, pool: Pool) -> None:
-        self._dispatch = pool.dispatch
+        self._dispatch = dispatch = pool.dispatch
         #: What stands for the events until somebody listens to those of this pool.
-        self._unheard = _events_of(self._dispatch)
+        self._unheard = dispatch.checkout, dispatch.checkin, dispatch.reset
         #: The listeners to those of all pools.
         self._heard_by_all = [event.parent_listeners for event in self._unheard]
         #: The arguments ``events`` and ``echo`` ask for proxies.
@@ -67,8 +63,17 @@ class _Audience:
 
     def is_there(self) -> bool:
         """True if anybody listens now."""
-        checkout, checkin, reset = self._heard_by_all
-        return bool(_events_of(self._dispatch) != self._unheard or checkout or checkin or reset or self._always_listens)
+        dispatch, (checkout, checkin, reset) = self._dispatch, self._unheard
+        checkouts_of_all, checkins_of_all, resets_of_all = self._heard_by_all
+        return bool(
+            dispatch.checkout is not checkout
+            or dispatch.checkin is not checkin
+            or dispatch.reset is not reset
+            or checkouts_of_all
+            or checkins_of_all
+            or resets_of_all
+            or self._always_listens
+        )
 
 
 class _Handover(threading.local):
@@ -198,7 +203,7 @@ class SlotPool(Pool):
         finally:
             self._handover.slot = outer
 
-    def release(self, entry: Any, *, keep: bool = True) -> None:
+    def release(self, entry: Any, keep: bool = True) -> None:
         """Release what ``acquire()`` or ``acquire_idle()`` returned; unless ``keep``, close its connection first."""
         if type(entry) is not sqlalchemy_names.ConnectionRecord:
             if keep:

@@ -233,7 +233,7 @@ class WriteCare:
         if is_replica and not is_about_transaction(error):
             return
         was_broken, lease.is_broken = lease.is_broken, True  # an interrupt may leave the question without its answer
-        may_ask = session.driver.is_between_statements(session.connection, session.observed.more_results)
+        may_ask = session.observed.is_between_statements()
         state = ServerState.asked_of(session) if may_ask else None
         if is_about_transaction(error) and state is not None and not state.begins_read_only:
             # The session was made so: by its set-up, or by somebody who was not seen, or by its server, before that
