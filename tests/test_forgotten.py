@@ -90,6 +90,17 @@ class TestForgotten:
         assert ("what it left open is rolled back" in message) is is_told
 
     @holds
+    def test_nothing_is_open_in_what_another_thread_is_just_closing(self, make_alias):
+        wrapper = make_alias()
+        with wrapper.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        lease = wrapper.lease
+        lease.session.observed.restore(lease.session.connection)
+        assert not reports._left_something_open(lease)
+        lease.invalidate("lost")
+        wrapper.close()
+
+    @holds
     def test_nothing_is_open_where_nothing_was_sent(self, make_alias, told):
         wrapper = make_alias()
         alias = wrapper.alias

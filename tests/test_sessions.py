@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from MySQLdb.cursors import Cursor, SSCursor
 
+from django_mysqlpool import pool_statistics
+from django_mysqlpool.mysqlpool.backend.scope import Scope
 from django_mysqlpool.mysqlpool.backend.threads import check_in
 from django_mysqlpool.mysqlpool.statements import SessionEffect, analyser_for
 from tests import DRIVER
@@ -295,6 +297,17 @@ class TestReset:
         wrapper.close()
         assert fetch(wrapper, "SELECT @a") == [(None,)]
 
+    def test_a_cursor_class_may_send_statements_as_a_cursor_is_made(self, make_alias):
+        """The connection does not go back in the middle of that, though it is wanted back as soon as it is idle."""
+        wrapper = make_alias(options={"cursorclass": AskingCursor})
+        scope = Scope()
+        scope.end()
+        with scope, wrapper.cursor() as cursor:
+            cursor.execute("SELECT 1")
+            assert cursor.fetchall() == ((1,),)
+        wrapper.close()
+        assert pool_statistics()[wrapper.pool.name]["checkouts"] == 1
+
     def test_a_session_that_was_cut_is_not_reset(self, make_alias, server):
         """Its client library writes to freed memory if it is asked to; this test used to end in an abort."""
         with Relay(server.host, server.port) as relay:
@@ -309,6 +322,14 @@ class TestReset:
 
 class OwnCursor(Cursor):
     """A cursor class of the user's own."""
+
+
+class AskingCursor(Cursor):
+    """One that asks the server something first."""
+
+    def __init__(self, connection):
+        super().__init__(connection)
+        self.execute("SELECT 2")
 
 
 class TestTransactionsLeftOpen:

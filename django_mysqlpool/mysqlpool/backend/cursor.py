@@ -53,14 +53,15 @@ def _watched_fetch(cursor_class: type, name: str) -> Callable[..., Any]:
 
 
 # The methods that every statement passes. mysqlclient's cursors have a ``__getattr__``, with which Python takes many times
-# as long for most look-ups in them. So these have the driver's class at hand, and look up as little as they can.
+# as long for each look-up in them. So these have the driver's class at hand, and look up as little as they can.
 
 
 def _watched_init(base: Any) -> Callable[..., None]:
     def init(cursor: _Watched, connection: Any) -> None:
-        session = getattr(connection, "mysqlpool_session", None)
-        cursor._lease = None if session is None else session.lease
         base.__init__(cursor, connection)
+        session = getattr(connection, "mysqlpool_session", None)
+        if session is not None:
+            cursor._lease = session.lease
 
     return init
 
@@ -125,7 +126,7 @@ class _Watched:
     connection: Any
     _executed: Any
     _result: Any
-    _lease: Lease | None
+    _lease: Lease | None = None
     _is_analysed = False
     #: It reads rows from the server as they are fetched.
     _is_unbuffered = False

@@ -71,7 +71,7 @@ class Driver(ABC):
 
     @abstractmethod
     def between_statements(self, connection: Any, more_results: Callable[[], bool] | None) -> Callable[[], bool]:
-        """A function that tells, each time, if the last answer was read to its end, without asking the server.
+        """A function that tells, each time, if the last answer was read to its end, as far as it is known here.
 
         :param more_results: what ``more_results()`` has returned for this connection
         """

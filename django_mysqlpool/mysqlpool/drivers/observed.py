@@ -13,7 +13,7 @@ from .base import Driver, Method, Observer
 
 
 class ObservedConnection:
-    """What a connection tells without asking the server, methods in the place of its own, and its class of cursors.
+    """What a connection tells of itself, methods in the place of its own, and its class of cursors.
 
     What each checkout and checkin asks of it is looked up once. mysqlclient's connections find their attributes in a way
     of their own, which takes Python many times as long.
@@ -26,7 +26,7 @@ class ObservedConnection:
         self._methods: dict[str, Method] = {}
         #: The driver's own.
         self.get_autocommit: Callable[[], bool] = _is_closed
-        #: Tells if the last answer was read to its end.
+        #: Tells if the last answer was read to its end, as far as the driver knows.
         self.is_between_statements: Callable[[], bool] = _is_closed
         #: Tells if another answer follows the last statement's (rows of an unbuffered cursor are none). ``None``: the
         #: driver can't tell without asking for it.
@@ -44,8 +44,8 @@ class ObservedConnection:
             setattr(connection, name, method)
 
     def note_cursor_class(self) -> None:
-        """Remember the class of cursors that are made without naming one, as a borrower finds it."""
-        self._cursor_class = self._attributes["cursorclass"]
+        """Remember the class of cursors that are made without naming one, as a borrower finds it in the connection."""
+        self._cursor_class = self._attributes.get("cursorclass")
 
     def has_its_cursor_class(self) -> bool:
         """True if that is still the class that the borrower found."""

@@ -117,7 +117,7 @@ def tell_forgotten() -> None:
 def _left_something_open(lease: Lease) -> bool:
     try:
         return lease.statement is not None and lease.session.needs_server_to_clean()
-    except (lease.session.driver.error_class, AttributeError):  # the connection is closed
+    except (lease.session.driver.error_class, ReferenceError):  # the connection is closed
         return False
 
 
