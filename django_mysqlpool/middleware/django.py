@@ -12,7 +12,7 @@ from django.http.response import HttpResponseBase, StreamingHttpResponse
 
 from django_mysqlpool import checks
 from django_mysqlpool.mysqlpool.backend.aliases import import_pool, refuse_wrong_options
-from django_mysqlpool.mysqlpool.backend.scope import Scope, current_scope, set_current_scope
+from django_mysqlpool.mysqlpool.backend.scope import Scope, current_scope, reset_current_scope, set_current_scope
 from django_mysqlpool.mysqlpool.log import logger
 from django_mysqlpool.threading_utils.work import end_from_event_loop
 
@@ -58,9 +58,9 @@ class ConnectionReleaseMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         if self.is_async:
             return self._respond_async(request)
-        outer, scope = current_scope(), Scope(request_line, (request,))
+        scope, token = Scope(request_line, (request,)), None
         try:
-            set_current_scope(scope)
+            token = set_current_scope(scope)
             try:
                 response: HttpResponseBase = self.get_response(request)
             finally:
@@ -70,7 +70,10 @@ class ConnectionReleaseMiddleware:
                 scope.end()
             raise
         finally:
-            set_current_scope(outer)
+            if token is None:  # an interrupt came in between
+                set_current_scope(scope.parent)
+            else:
+                reset_current_scope(token)
         return _with_stream_released(response, request) if response.streaming else response
 
     async def _respond_async(self, request: HttpRequest) -> HttpResponseBase:

@@ -67,7 +67,9 @@ def replace_thread_sharing_lock(wrapper: Any, lock: threading.RLock) -> None:
 #: Tells the event loop that runs in this thread, or ``None``. The public function raises an exception, which is slow.
 get_running_loop: Callable[[], Any]
 (get_running_loop,) = look_for(asyncio, "_get_running_loop", of="this Python")
-look_for(threading, "_active", of="this Python")
+#: The threads that run now, by their idents: what ``threading.current_thread()`` asks, and takes its time for.
+active_threads: dict[int, threading.Thread]
+(active_threads,) = look_for(threading, "_active", of="this Python")
 look_for(threading.RLock(), "_is_owned", of="this Python")
 
 
@@ -83,8 +85,7 @@ def has_ended(thread: threading.Thread) -> bool:
     ``join()``, marks a running thread as ended for good (since https://github.com/python/cpython/issues/89437). Of a
     greenlet's thread, or one that Python did not start, it always says that it is alive, or raises.
     """
-    active: dict[int | None, threading.Thread] = threading._active  # type: ignore[attr-defined]
-    return active.get(thread.ident) is not thread
+    return active_threads.get(thread.ident) is not thread  # type: ignore[arg-type]  # (None, if it was not started)
 
 
 def is_broken(executor: ThreadPoolExecutor) -> Any:

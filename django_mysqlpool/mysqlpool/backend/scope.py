@@ -7,7 +7,7 @@ takes the context along.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ReferenceType
 
@@ -21,7 +21,8 @@ _current: ContextVar[Scope | None] = ContextVar("django_mysqlpool.scope", defaul
 
 #: Tells the scope on whose behalf this code runs.
 current_scope: Callable[[], Scope | None] = _current.get
-set_current_scope: Callable[[Scope | None], object] = _current.set
+set_current_scope: Callable[[Scope | None], Token[Scope | None]] = _current.set
+reset_current_scope: Callable[[Token[Scope | None]], None] = _current.reset
 
 
 def is_in_event_loop() -> bool:
@@ -142,16 +143,16 @@ class Scope:
         return bool(self.leases or self.blocks)
 
     def _end_leases(self, may_ask_server: bool) -> None:
-        self._take_back(by_force=True, may_ask_server=may_ask_server)
+        self._take_back(True, may_ask_server)
         if self.blocks:
             self.blocks = {wrapper for wrapper in self.blocks.copy() if not wrapper.release.leave_block(wrapper)}
 
     def release_idle(self, *, may_ask_server: bool = True) -> bool:
         """Return what is idle now; the scope goes on. Returns whether any lease is left."""
-        self._take_back(by_force=False, may_ask_server=may_ask_server)
+        self._take_back(False, may_ask_server)
         return bool(self.leases)
 
-    def _take_back(self, *, by_force: bool, may_ask_server: bool) -> None:
+    def _take_back(self, by_force: bool, may_ask_server: bool) -> None:
         for lease in self.leases.copy():
             if by_force:
                 lease.return_requested = True

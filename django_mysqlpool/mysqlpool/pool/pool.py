@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy.exc
 from django.db import OperationalError
 
+from django_mysqlpool.mysqlpool.compat import active_threads
 from django_mysqlpool.mysqlpool.errors import PoolTimeout
 from django_mysqlpool.mysqlpool.log import here, say, unsaid
 
@@ -188,7 +189,8 @@ class Pool:
         if stray is not None:
             stray.pool.reclaimer.close_stray(stray)
         usage = session.history.usage
-        lease = Lease(self, session, entry, reference, current_thread(), get_ident(), now)
+        me = get_ident()
+        lease = Lease(self, session, entry, reference, active_threads.get(me) or current_thread(), me, now)
         # Without a call in between, at which an interrupt could come, or another thread with the same connection.
         outer, session.lease, reference.lease = session.lease, lease, lease
         usage.checkouts += 1
@@ -251,8 +253,7 @@ class Pool:
         :param borrower: tells how to connect if the session is to be reset
         :param discard: close it; its lease stays in its scope, which has still to end Django's block
         """
-        session = lease.session
-        keep = False
+        session, keep = lease.session, False
         history = session.history
         try:
             if discard or lease.is_broken:
@@ -264,8 +265,7 @@ class Pool:
             elif self.source.is_resized and self.source.surplus:
                 history.note_end("surplus")
             else:
-                always_reset = self.options.reset == "always"
-                keep = clean(session, borrower, always_reset, self.statistics)
+                keep = clean(session, borrower, self.options.reset == "always", self.statistics)
         except session.driver.error_class as error:
             say(logging.INFO, "Pool %s: a connection could not be cleaned and is closed: %s", self.name, error)
             fault = fault_of(error)
