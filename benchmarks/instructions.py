@@ -1,8 +1,8 @@
 """``make benchmark-instructions``: the instructions that a request costs the site's process on each engine.
 
 valgrind counts them, one request after the other in one thread, without a web server. Of times on a shared machine a tenth
-is noise; these counts differ by a thousandth from run to run, so they tell what a change of the code costs or saves. What
-the kernel and the database server do is not in them.
+is noise; these counts differ by two thousandths from clone to clone, so they tell what a change of the code costs or saves.
+What the kernel and the database server do is not in them.
 """
 
 from __future__ import annotations

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DatabaseError, IntegrityError, connections, transaction
 from django.db.backends.signals import connection_created
 from django.db.transaction import TransactionManagementError
@@ -196,6 +198,15 @@ class TestTransactions:
             assert out(wrapper) == 1
         assert out(wrapper) == 0
         assert accounts.count() == 1
+
+    def test_an_event_loop_must_not_begin_one(self, wrapper):
+        async def connect():
+            wrapper.ensure_connection()
+
+        with transaction.atomic(using=wrapper.alias):
+            with pytest.raises(SynchronousOnlyOperation):
+                asyncio.run(connect())
+            assert out(wrapper) == 0
 
     def test_it_is_rolled_back(self, wrapper, accounts):
         with pytest.raises(LookupError), transaction.atomic(using=wrapper.alias):

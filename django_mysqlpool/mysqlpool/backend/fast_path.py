@@ -66,16 +66,15 @@ def resume(wrapper: PooledWrapper) -> bool:
         return False
     if (
         connection_created.receivers
+        or get_running_loop() is not None  # where Django may refuse
         or DatabaseWrapper.check_settings is not CHECK_SETTINGS
         or DatabaseWrapper.connect is not CONNECT
         or DatabaseWrapper.ensure_connection is not ENSURE_CONNECTION
         or DatabaseWrapper.get_connection_params is not GET_CONNECTION_PARAMS
     ):
         return False
-    if is_owned(wrapper.use):  # by _cursor(): Django has let its caller pass
+    if is_owned(wrapper.use):  # _cursor() has it
         return _check_out(wrapper)
-    if get_running_loop() is not None:  # Django may refuse
-        return False
     with wrapper.use:
         return _check_out(wrapper)
 
