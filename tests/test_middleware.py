@@ -10,9 +10,12 @@ from contextlib import ExitStack
 import pytest
 from django import urls
 from django.conf import settings
-from django.http import HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.test import Client, TestCase, override_settings
 
+from django_mysqlpool.middleware import ConnectionReleaseMiddleware
+from django_mysqlpool.middleware import django as django_middleware
+from django_mysqlpool.mysqlpool.backend.scope import Scope, current_scope, set_current_scope
 from tests.helpers import RELEASE, backend_pid, eventually, status_of
 from tests.shop.models import Account
 
@@ -191,6 +194,21 @@ class TestInThisThread:
         assert get(view) == (500 if fails else 200)
         assert status_of(wrapper)["out"] == 0
         assert accounts.delete()[0] == (0 if fails else 1)
+
+    def test_an_interrupt_as_the_scope_is_set_leaves_the_outer_one(self, monkeypatch):
+        interrupts = [KeyboardInterrupt]
+
+        def set_and_be_interrupted(scope):
+            token = set_current_scope(scope)
+            if interrupts:
+                raise interrupts.pop()
+            return token
+
+        monkeypatch.setattr(django_middleware, "set_current_scope", set_and_be_interrupted)
+        with Scope() as outer:
+            with pytest.raises(KeyboardInterrupt):
+                ConnectionReleaseMiddleware(lambda request: HttpResponse())(HttpRequest())
+            assert current_scope() is outer
 
     def test_a_middleware_that_raises(self, make_alias, get):
         wrapper = make_alias()
