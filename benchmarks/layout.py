@@ -1,8 +1,8 @@
-"""``python -m benchmarks.layout SEED MODULE ...``: run a module, with what it makes elsewhere in memory for each seed.
+"""``python -m benchmarks.layout SEED MODULE ...``: run a module whose objects lie elsewhere in memory for each seed.
 
-Python finds attributes of a class by way of a cache, at a place that follows from where the attribute's name lies in
-memory and from how many classes have been used before. Two that meet at one place cost a request half a percent of its
-instructions. They meet or don't by the length of a path, so the mean over some seeds is what can be compared.
+Python has a cache of the attributes of classes. The place of an attribute in it follows from the address of its name and
+from the number of classes that were used before. Two attributes with one place cost a request half a percent of its
+instructions. Even the length of a path decides which two these are, so only means over several seeds can be compared.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ MOST_CLASSES = 300
 
 
 def shift(seed: int) -> list[object]:
-    """Move what is made from now on.
+    """Move the objects that are made from now on.
 
-    :returns: what takes its former place, for as long as it is kept
+    :param seed: decides how far
+    :returns: the objects that take their former places; keep them
     """
     numbers = random.Random(seed)
     strings = [f"{number:0{length}}" for length in LENGTHS for number in range(numbers.randrange(MOST_STRINGS))]

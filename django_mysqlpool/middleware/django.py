@@ -70,7 +70,7 @@ class ConnectionReleaseMiddleware:
                 scope.end()
             raise
         finally:
-            if token is None:  # an interrupt came in between
+            if token is None:  # an interrupt came before it was stored
                 set_current_scope(scope.parent)
             else:
                 reset_current_scope(token)

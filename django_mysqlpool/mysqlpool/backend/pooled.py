@@ -135,6 +135,7 @@ class PooledWrapper(_Base):
         return self._thread_ident == threading.get_ident()  # type: ignore[attr-defined, no-any-return]
 
     def is_in_shared_block(self) -> bool:
+        # For the pool. Each checkin calls the function itself: Python finds methods of a wrapper slowly.
         return is_in_shared_block(self)
 
 

@@ -25,9 +25,9 @@ class ObservedConnection:
         self._attributes: dict[str, Any] = {}
         self._methods: dict[str, Method] = {}
         #: The driver's own.
-        self.get_autocommit: Callable[[], bool] = _is_closed
+        self.get_autocommit: Callable[[], bool] = _raise_closed
         #: Tells if the last answer was read to its end, as far as the driver knows.
-        self.is_between_statements: Callable[[], bool] = _is_closed
+        self.is_between_statements: Callable[[], bool] = _raise_closed
         #: Tells if another answer follows the last statement's (rows of an unbuffered cursor are none). ``None``: the
         #: driver can't tell without asking for it.
         self.more_results: Callable[[], bool] | None = None
@@ -56,9 +56,9 @@ class ObservedConnection:
         for name in self._methods:
             connection.__dict__.pop(name, None)  # (mysqlclient lets nobody delete an attribute)
         self._methods, self._attributes = {}, {}
-        self.get_autocommit = self.is_between_statements = _is_closed
+        self.get_autocommit = self.is_between_statements = _raise_closed
         self.more_results = None
 
 
-def _is_closed() -> bool:
+def _raise_closed() -> bool:
     raise ReferenceError("the connection is closed")
