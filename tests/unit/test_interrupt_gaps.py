@@ -5,15 +5,20 @@ from __future__ import annotations
 import dis
 import re
 import signal
+import socket
 import sys
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import django_mysqlpool
+from django_mysqlpool.mysqlpool.drivers.sockets import Socket, peer_of
+from django_mysqlpool.mysqlpool.pool.closing import Farewell
 from django_mysqlpool.mysqlpool.pool.locks import GuardedRLock, RLock, acquire_if_free, acquire_within
 
 pytestmark = pytest.mark.unit
@@ -108,30 +113,80 @@ def test_a_lock_is_of_the_class_that_stands_in_threading_now(monkeypatch):
     assert type(RLock()) is Cooperative
 
 
-@pytest.mark.parametrize("make", [RLock, GuardedRLock])
-def test_a_handlers_exception_leaves_no_lock_locked(make):
-    """Wherever it strikes: there is hardly anything but the lock here."""
+class Interrupt(BaseException):
+    pass
 
-    class Interrupt(BaseException):
-        pass
+
+@pytest.fixture
+def interrupt_after() -> Iterator[Callable[[float], None]]:
+    """Has a signal's handler raise an ``Interrupt`` after so many seconds.
+
+    Once: another one would strike outside of the block.
+    """
 
     def interrupt(*_: object) -> None:
         raise Interrupt
 
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        for _ in range(300):
-            lock = make()
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 0.000_3)  # once: another one would strike outside of the block
-                while True:
-                    with lock:
-                        pass
-            except Interrupt:
-                pass
-            assert "count=0" in repr(lock)
+        yield partial(signal.setitimer, signal.ITIMER_REAL)
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("make", [RLock, GuardedRLock])
+def test_a_handlers_exception_leaves_no_lock_locked(make, interrupt_after):
+    """Wherever it strikes: there is hardly anything but the lock here."""
+    for _ in range(300):
+        lock = make()
+        try:
+            interrupt_after(0.000_3)
+            while True:
+                with lock:
+                    pass
+        except Interrupt:
+            pass
+        assert "count=0" in repr(lock)
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+class TestDescriptors:
+    """A handler's exception loses none, wherever it strikes."""
+
+    def test_of_a_look_at_the_address(self, interrupt_after):
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+            before = open_descriptors()
+            for _ in range(300):
+                try:
+                    interrupt_after(0.000_3)
+                    while True:
+                        peer_of(client.fileno())
+                except Interrupt:  # noqa: PERF203
+                    pass
+            assert open_descriptors() == before
+
+    def test_of_a_close(self, interrupt_after):
+        """The connection is one end of a pair, and the server at the other end has left."""
+        before = open_descriptors()
+        driver = SimpleNamespace(close=socket.socket.close)
+        for number in range(3_000):
+            connection, server = socket.socketpair()
+            server.close()
+            session = SimpleNamespace(
+                detach=lambda found=connection: found, socket=Socket(connection.fileno()), driver=driver
+            )
+            try:
+                interrupt_after((number % 60 + 1) / 1e6)
+                Farewell().close(session)  # type: ignore[arg-type]
+                while True:
+                    pass
+            except Interrupt:
+                pass
+            connection.close()
+        assert open_descriptors() == before
 
 
 def test_nothing_is_undone_by_a_generator():

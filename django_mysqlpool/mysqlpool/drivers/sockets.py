@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import _socket
 import ctypes
 import os
 import select
-import socket
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -80,13 +80,32 @@ class Socket:
             return False
 
 
+def duplicate(descriptor: int, held: list[int]) -> None:
+    """Duplicate a descriptor, and append the new one to ``held`` in the same step: no interrupt loses it.
+
+    :raises OSError: if the process is out of descriptors
+    """
+    held.extend(map(os.dup, (descriptor,)))
+
+
+#: Makes the interpreter's own socket of a descriptor, which tells its family, type and protocol.
+_socket_of = partial(_socket.socket, -1, -1, -1)
+
+
 def peer_of(descriptor: int) -> str | None:
     """The address that a socket is connected to: ``host:port``, or the path of a file; ``None``: it tells none."""
+    held: list[_socket.socket] = []
     try:
-        with socket.socket(fileno=os.dup(descriptor)) as duplicate:
-            peer = duplicate.getpeername()
+        is_blocking = os.get_blocking(descriptor)
+        held.extend(map(_socket_of, map(os.dup, (descriptor,))))  # in one step too
+        peer = held[0].getpeername()
     except OSError:
         return None
+    finally:
+        for its_own in held:
+            its_own.close()
+            # Where socket.setdefaulttimeout() was called it was made non-blocking, and the driver's with it.
+            os.set_blocking(descriptor, is_blocking)
     if not isinstance(peer, tuple):
         return os.fsdecode(peer) or None
     host, port = peer[:2]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 
-from django_mysqlpool.mysqlpool.drivers.sockets import is_readable, make_writable
+from django_mysqlpool.mysqlpool.drivers.sockets import duplicate, is_readable, make_writable
 
 from .connection import Session
 
@@ -33,18 +33,22 @@ class Farewell:
         connection = session.detach()
         if connection is None:
             return
-        socket = None
+        held: list[int] = []
         try:
-            if session.socket.is_still_open():
-                make_writable(session.socket.descriptor)
-                socket = os.dup(session.socket.descriptor)
-        except OSError:  # out of descriptors
-            pass
-        try:
-            session.driver.close(connection)
+            try:
+                if session.socket.is_still_open():
+                    make_writable(session.socket.descriptor)
+                    duplicate(session.socket.descriptor, held)
+            except OSError:  # out of descriptors
+                pass
+            finally:
+                session.driver.close(connection)
         finally:
-            if socket is not None:
-                self._wait_for_server(socket)
+            for socket in held:
+                try:
+                    self._wait_for_server(socket)
+                finally:
+                    os.close(socket)
 
     def _wait_for_server(self, socket: int) -> None:
         now = time.monotonic()
@@ -55,8 +59,6 @@ class Farewell:
                 self._silent_until = deadline + self.SILENCE
         except OSError:
             pass
-        finally:
-            os.close(socket)
 
 
 def _is_silent_until(deadline: float, socket: int) -> bool:
