@@ -21,14 +21,14 @@ def watched(cursor_class: type, *mixins: type) -> type:
     Given to the driver as its ``cursorclass``, it sees Django's statements and those of raw cursors alike.
     """
     base = type(cursor_class.__name__, (*mixins, cursor_class), {}) if mixins else cursor_class
-    unbuffered = is_unbuffered(cursor_class)
+    unbuffered, discards = is_unbuffered(cursor_class), hasattr(base, "_discard")
     body: dict[str, Any] = {
         "_base": base,
         "__init__": _watched_init(base),
         "execute": _watched_execute(base),
-        "close": _watched_close(base, unbuffered=unbuffered),
+        "close": _watched_close(base, unbuffered=unbuffered, discards=discards),
     }
-    if hasattr(base, "_discard"):
+    if discards:
         body["_discard"] = _watched_discard(base)
     if unbuffered:  # what a buffered cursor fetches it has read already
         body |= {name: _watched_fetch(cursor_class, name) for name in _FETCHES if hasattr(cursor_class, name)}
@@ -98,9 +98,7 @@ def _watched_discard(base: Any) -> Callable[..., None]:
     return discard
 
 
-def _watched_close(base: Any, *, unbuffered: bool) -> Callable[..., None]:
-    discards = hasattr(base, "_discard")
-
+def _watched_close(base: Any, *, unbuffered: bool, discards: bool) -> Callable[..., None]:
     def close(cursor: _Watched) -> None:
         lease = cursor._lease
         if lease is None:
