@@ -154,7 +154,7 @@ def show(results: dict[str, dict[str, list[float]]], title: str) -> None:
     for view in base:
         table.add_column(view, justify="right")
     for engine, views in results.items():
-        table.add_row(engine, *(f"{median(views[view]) / median(base[view]):.2f}" for view in base))
+        table.add_row(engine, *(f"{median(views[view]) / median(base[view]):.3f}" for view in base))
     console.print(table)
 
 
