@@ -41,7 +41,7 @@ VIEWS = {
     "/stream-async/": 200,
     "/file/": 200,
     "/threads/": 200,
-    "/threads-async/": 200,
+    "/threads-async-in-turn/": 200,
     "/executor/": 200,
 }
 # How many threads each may keep: gunicorn's and uWSGI's 16; asyncio's and asgiref's executors; ours, and the pool's one.
