@@ -150,7 +150,8 @@ def count_round_trips(server: Server, tls: bool, rows: dict[str, Row], cycles: i
         for name, alias in add_aliases(server, tls, relay.port).items():
             action = cycle(alias, keep=name == PERSISTENT)
             for thread, run in (("reused", action), ("new", in_new_thread(action))):
-                gc.collect()  # connections of threads that have ended say QUIT, which the relay knows only without TLS
+                # Connections of ended threads say QUIT when they are collected. With TLS the relay would count that.
+                gc.collect()
                 run()
                 before = relay.round_trips
                 for _ in range(cycles):

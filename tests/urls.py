@@ -172,12 +172,13 @@ async def threads_async(request: HttpRequest) -> HttpResponse:
 
 
 #: Requests that need three connections each, and hold those that they have, never wait for each other if two of them are
-#: at work and the cap is five, as a storm's is: "The size of the pool" in docs/middleware.md.
+#: at work and the cap is five, as a storm's is: "The size of the pool" in docs/middleware.md. (It is none of
+#: asyncio's semaphores, because under WSGI each request has an event loop of its own.)
 _two_at_a_time = threading.BoundedSemaphore(2)
 
 
 async def threads_async_in_turn(request: HttpRequest) -> HttpResponse:
-    while not _two_at_a_time.acquire(blocking=False):  # noqa: ASYNC110 (an event is of one loop; so is a WSGI request's)
+    while not _two_at_a_time.acquire(blocking=False):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     try:
         return await threads_async(request)

@@ -1,4 +1,4 @@
-"""What is asked of a driver's socket leaves it to the driver as it was."""
+"""A look at a driver's socket leaves it as it was."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_address_of_its_server(default):
         assert os.get_blocking(client.fileno())
 
 
-def test_one_that_is_closed_has_none():
+def test_neither_a_nameless_nor_a_closed_one_has_an_address():
     left, right = socket.socketpair()
     with left, right:
         assert peer_of(left.fileno()) is None
