@@ -169,6 +169,30 @@ def server_of_a_test_case(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("database")
 
 
+@pytest.fixture
+def restore_receivers() -> Callable[[], None]:
+    """Has Django's own receivers of a request's signals stand where Django connects them."""
+    from django.core.handlers.wsgi import WSGIHandler
+
+    from django_mysqlpool.mysqlpool.backend import receivers as module
+
+    def restore() -> None:
+        module.request_started.disconnect(module._put_all_aside, sender=WSGIHandler)
+        module.receivers.__init__()
+        module.receivers.found += [*module._AT_START, *module._AT_END]
+        module.put_back()
+        module.receivers.__init__()
+
+    return restore
+
+
+@pytest.fixture
+def djangos_receivers(restore_receivers: Callable[[], None]) -> Iterator[None]:
+    restore_receivers()
+    yield
+    restore_receivers()
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_out(request: pytest.FixtureRequest) -> Iterator[None]:
     """Each test but a unit test finds a server and an empty pool, and returns what it took; all is counted."""

@@ -6,8 +6,6 @@ import asyncio
 import contextvars
 import io
 import threading
-from collections.abc import Iterator
-from typing import Any
 from wsgiref.util import FileWrapper
 from wsgiref.validate import validator
 
@@ -15,14 +13,13 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.core.asgi import get_asgi_application
 from django.core.signals import request_started
-from django.db import close_old_connections, connection, connections, reset_queries
-from django.test import Client, override_settings
+from django.db import connection, connections
 
 from django_mysqlpool import pool_status
-from django_mysqlpool.middleware import ConnectionReleaseASGI, ConnectionReleaseWSGI, signals
+from django_mysqlpool.middleware import ConnectionReleaseASGI, ConnectionReleaseWSGI
 from django_mysqlpool.middleware.threads import Loan, WarmThreads
 from django_mysqlpool.mysqlpool.backend.scope import Scope
-from tests.helpers import RELEASE, backend_pid, eventually, status_of
+from tests.helpers import eventually, status_of
 from tests.hops import CountingLoop, request
 from tests.shop.models import Account
 
@@ -456,21 +453,6 @@ class TestARequestThatHasAConnection:
         self.serve_all(application, "holder", "other")
 
 
-@pytest.fixture
-def djangos_receivers() -> Iterator[None]:
-    """The receivers of ``request_started`` are Django's own again, before and after."""
-
-    def restore() -> None:
-        request_started.disconnect(dispatch_uid=signals.__name__)
-        signals._replaced.clear()
-        for receiver in (reset_queries, close_old_connections):
-            request_started.connect(receiver)
-
-    restore()
-    yield
-    restore()
-
-
 @pytest.mark.usefixtures("djangos_receivers")
 @pytest.mark.parametrize(("path", "call"), [("/count/", "count"), ("/count-async/", "QuerySet.count")])
 class TestHops:
@@ -493,14 +475,6 @@ class TestHops:
     def test_djangos_receivers_may_stay(self, path, call):
         assert self.hops(path, replace_receivers=False) == ["Signal.asend", call, "HttpResponseBase.close"]
 
-    def test_debug_wants_them(self, path, call):
-        with override_settings(DEBUG=True):
-            assert self.hops(path) == ["_call_replaced", call, "HttpResponseBase.close"]
-
-    def test_an_alias_that_is_not_pooled_wants_them(self, path, call, make_alias):
-        make_alias(pool=False)
-        assert self.hops(path) == ["_call_replaced", call, "HttpResponseBase.close"]
-
     def test_others_receivers_stay(self, path, call):
         seen = []
 
@@ -513,44 +487,6 @@ class TestHops:
         finally:
             request_started.disconnect(receiver)
         assert len(seen) == 1
-
-
-@pytest.mark.usefixtures("djangos_receivers")
-class TestReceivers:
-    """What the signal of the process looks like once the wrapper has been made."""
-
-    @staticmethod
-    def receivers() -> list[Any]:
-        synchronous, asynchronous = request_started._live_receivers(None)
-        return [*synchronous, *asynchronous]
-
-    def test_made_once_or_twice(self):
-        before = self.receivers()
-        for _ in range(2):
-            ConnectionReleaseASGI(get_asgi_application())
-            replaced = {reset_queries, close_old_connections}
-            assert self.receivers() == [*(one for one in before if one not in replaced), signals.prepare_request]
-
-    def test_one_that_was_disconnected_stays_so(self):
-        request_started.disconnect(reset_queries)
-        ConnectionReleaseASGI(get_asgi_application())
-        assert signals._replaced == [close_old_connections]
-        request_started.disconnect(close_old_connections)
-
-    def test_a_synchronous_request_is_served(self):
-        ConnectionReleaseASGI(get_asgi_application())
-        assert Client().get("/count/").status_code == 200
-
-    @pytest.mark.skipif(RELEASE == "transaction", reason="about a connection that is held")
-    @pytest.mark.parametrize("alias", ["pooled", "plain"])
-    def test_what_they_do_is_done_for_a_plain_alias(self, alias, make_alias):
-        wrapper = make_alias(pool=None if alias == "pooled" else False)
-        ConnectionReleaseASGI(get_asgi_application())
-        backend_pid(wrapper)
-        wrapper.close_at = 0  # past its age
-        request_started.send(sender=type(self))
-        assert (wrapper.connection is None) == (alias == "plain")
-        wrapper.close()
 
 
 class TestOtherFrameworks:

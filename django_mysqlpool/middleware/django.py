@@ -12,6 +12,7 @@ from django.http.response import HttpResponseBase, StreamingHttpResponse
 
 from django_mysqlpool import checks
 from django_mysqlpool.mysqlpool.backend.aliases import import_pool, refuse_wrong_options
+from django_mysqlpool.mysqlpool.backend.receivers import await_first_request, put_back_if_wanted, receivers
 from django_mysqlpool.mysqlpool.backend.scope import Scope, current_scope, reset_current_scope, set_current_scope
 from django_mysqlpool.mysqlpool.log import logger
 from django_mysqlpool.threading_utils.work import end_from_event_loop
@@ -26,13 +27,16 @@ class ConnectionReleaseMiddleware:
     out before the request began, such as a test's, does not belong to the request and stays out. Put the middleware first
     into ``MIDDLEWARE``; the system checks W002 and W003 look at that.
 
+    Under WSGI, Django's own receivers of a request's signals are disconnected while they have nothing to do, unless the
+    setting ``MYSQLPOOL_REPLACE_RECEIVERS`` is ``False``.
+
     A ``PoolTimeout`` that leaves the view is answered with ``503 Service Unavailable``, unless ``DEBUG`` is on or the
     setting ``MYSQLPOOL_OVERLOAD_HANDLER`` says otherwise.
 
     :param get_response: the next middleware or the view; Django passes it. Both synchronous and asynchronous ones are
         supported.
-    :raises django.core.exceptions.ImproperlyConfigured: if the pool options of an alias, or ``MYSQLPOOL_OVERLOAD_HANDLER``,
-        are wrong
+    :raises django.core.exceptions.ImproperlyConfigured: if the pool options of an alias, or one of the settings
+        ``MYSQLPOOL_OVERLOAD_HANDLER`` and ``MYSQLPOOL_REPLACE_RECEIVERS``, are wrong
     """
 
     #: What each request looks up. (Django copies the dict of a middleware, and from then on Python is slower with it.)
@@ -54,6 +58,8 @@ class ConnectionReleaseMiddleware:
         self._must_look_for_wrapper = self.is_async
         if self.is_async:
             markcoroutinefunction(self)
+        else:
+            await_first_request()
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         if self.is_async:
@@ -74,6 +80,8 @@ class ConnectionReleaseMiddleware:
                 set_current_scope(scope.parent)
             else:
                 reset_current_scope(token)
+        if receivers.must_note_unscoped:
+            put_back_if_wanted()
         return _with_stream_released(response, request) if response.streaming else response
 
     async def _respond_async(self, request: HttpRequest) -> HttpResponseBase:

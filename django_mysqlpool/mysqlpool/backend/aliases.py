@@ -193,16 +193,15 @@ def _is_pooled(entry: Mapping[str, Any]) -> bool:
 
 
 def _is_pooled_engine(alias: str) -> bool:
-    try:
-        return _has_pool(connections.settings[alias]["ENGINE"])
-    except ImproperlyConfigured:  # which Django tells where the alias is used
-        return False
+    return _has_pool(connections.settings[alias]["ENGINE"])
 
 
 @cache
 def _has_pool(engine: str) -> bool:
-    # (An ASGI application asks for each request, and to find a module takes longer than everything else about it.)
-    return issubclass(load_backend(engine).DatabaseWrapper, PooledWrapper)
+    try:
+        return issubclass(load_backend(engine).DatabaseWrapper, PooledWrapper)
+    except ImproperlyConfigured:  # which Django tells where the alias is used
+        return False
 
 
 def forget_unwanted() -> None:

@@ -18,6 +18,7 @@ from django_mysqlpool.mysqlpool.pool.states import READY
 from .aliases import LastConnect, copied, last_connects
 from .checkin import check_in
 from .pooled import PooledWrapper, forget_connection
+from .receivers import put_back, receivers
 from .scope import current_scope
 from .sequences import Sharing
 
@@ -189,5 +190,7 @@ def count_in(wrapper: PooledWrapper, lease: Lease) -> None:
     if lease.sharing is not None:
         lease.return_requested = True
     lease.is_connected = True
+    if scope is None and receivers.must_note_unscoped:
+        put_back()
     if on_checkout:
         emit(lease.pool, "checkout", lease=lease)

@@ -13,6 +13,7 @@ from django.db.backends.utils import debug_transaction
 
 from .fast_path import resume
 from .pooled import PooledWrapper, forget_connection
+from .receivers import note_unscoped
 from .scope import Scope, current_scope, on_behalf_of
 from .sequences import Sequences
 
@@ -172,7 +173,9 @@ class TransactionRelease:
 
     def _remember_scope(self, wrapper: PooledWrapper, scope: Scope | None) -> None:
         self.scope = scope
-        if scope is not None:
+        if scope is None:
+            note_unscoped()
+        else:
             scope.blocks.add(wrapper)
 
     def note_parked(self, wrapper: PooledWrapper, lease: Lease) -> None:

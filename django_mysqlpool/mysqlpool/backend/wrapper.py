@@ -26,6 +26,7 @@ from .aliases import pool_for
 from .cursor import watched
 from .fast_path import ENSURE_CONNECTION, note_connected, note_set_up, overrides_nothing, resume
 from .pooled import PooledWrapper
+from .receivers import note_log
 from .scope import current_scope
 from .sequences import Sharing
 from .server_data import forget_server, server_data
@@ -191,6 +192,10 @@ class PooledDatabaseMixin(PooledWrapper):
                 if lease.thread_id != get_ident():
                     lease.change_holder()
             return cursor
+
+    def make_debug_cursor(self, cursor: Any) -> Any:
+        note_log()
+        return super().make_debug_cursor(cursor)
 
     def _commit(self) -> None:
         use(self, super()._commit)  # type: ignore[misc]

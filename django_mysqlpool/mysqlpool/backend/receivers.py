@@ -1,0 +1,159 @@
+"""Django's own receivers of a request's signals, put aside while they have nothing to do.
+
+``reset_queries`` empties the logs of the thread's wrappers, which ``DEBUG`` fills. ``close_old_connections`` closes
+connections that are past their age, and a pooled one that is still out always is. So where every alias is pooled, nothing
+is logged and each connection is taken in a scope, which returns it, they find nothing, three times for each request. Under
+WSGI that takes a fiftieth of a short request. Under ASGI, Django calls those of ``request_started`` in the request's
+thread, which takes a change of threads and back; those of ``request_finished`` share the hop of ``response.close()``.
+
+They are put back, for good, as soon as there may be something to do for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import request_finished, request_started
+from django.db import close_old_connections, connections, reset_queries
+from django.dispatch import Signal
+
+from django_mysqlpool.mysqlpool.pool.locks import acquire_within
+from django_mysqlpool.mysqlpool.pool.registry import registry
+
+from .aliases import are_all_pooled
+from .scope import current_scope
+
+Connected = tuple[Signal, Callable[..., Any]]
+
+#: Seconds to wait for another thread that holds the lock of a signal.
+MAX_WAIT = 0.1
+#: In the order in which Django calls them.
+_AT_START: tuple[Connected, ...] = ((request_started, reset_queries), (request_started, close_old_connections))
+_AT_END: tuple[Connected, ...] = ((request_finished, close_old_connections),)
+
+
+class Receivers:
+    """What is known of the receivers in this process."""
+
+    def __init__(self) -> None:
+        #: Some are put aside. (Each request under ASGI looks at it.)
+        self.are_aside = False
+        #: All are: a connection that no scope returns is to be noted. (Each request under WSGI, and each checkout in no
+        #: scope, looks at it.)
+        self.must_note_unscoped = False
+        #: There has been something to do, so nothing is put aside any more.
+        self.are_wanted = False
+        #: Those that were connected when they were put aside.
+        self.found: list[Connected] = []
+        #: The aliases then, all of them pooled.
+        self.aliases: list[str] = []
+
+
+receivers = Receivers()
+
+
+def await_first_request() -> None:
+    """Put all aside at the first request that Django's WSGI handler serves.
+
+    The test client's requests come from another handler: the connections of tests are Django's to see to.
+
+    :raises django.core.exceptions.ImproperlyConfigured: if the setting ``MYSQLPOOL_REPLACE_RECEIVERS`` is wrong
+    """
+    may_replace = getattr(settings, "MYSQLPOOL_REPLACE_RECEIVERS", True)
+    if not isinstance(may_replace, bool):
+        raise ImproperlyConfigured(f"MYSQLPOOL_REPLACE_RECEIVERS is {may_replace!r}; it must be True or False.")
+    if may_replace:
+        from django.core.handlers.wsgi import WSGIHandler  # and much of Django's, which not every command needs
+
+        request_started.connect(_put_all_aside, sender=WSGIHandler)
+
+
+def _put_all_aside(sender: object, **_: Any) -> None:
+    """Put all aside. Those of ``request_started``, connected before this one, have been called for this request."""
+    request_started.disconnect(_put_all_aside, sender)
+    # A scope around the request goes on after it, and only Django's receivers return what is taken in it meanwhile.
+    if current_scope() is None and _may_have_nothing_to_do():
+        receivers.must_note_unscoped = True
+        _put_aside((*_AT_START, *_AT_END))
+        # First that and then the look, as a checkout in no scope does the two the other way round: one of them sees the
+        # other.
+        if receivers.are_wanted or _are_unscoped_out():
+            put_back()
+
+
+def put_aside_at_start() -> None:
+    """Put those of ``request_started`` aside, for ``ConnectionReleaseASGI``, in whose scope the request's thread works."""
+    if _may_have_nothing_to_do():
+        _put_aside(_AT_START)
+
+
+def _may_have_nothing_to_do() -> bool:
+    # (Another framework's application may come before Django's settings; it sends no signals of Django's.)
+    return settings.configured and not (receivers.are_wanted or settings.DEBUG) and are_all_pooled()
+
+
+def _put_aside(connected: Iterable[Connected]) -> None:
+    receivers.aliases, receivers.are_aside = [*connections.settings], True
+    for pair in connected:
+        signal, receiver = pair
+        if pair not in receivers.found:
+            receivers.found.append(pair)  # first: an interrupt must not lose it
+            if not signal.disconnect(receiver):
+                receivers.found.remove(pair)
+
+
+def _are_unscoped_out() -> bool:
+    leases = (lease for pool in registry.pools() if not pool.is_abandoned for lease in pool.reclaimer.leases())
+    return any(lease.is_connected and lease.scope is None for lease in leases)
+
+
+def put_back() -> None:
+    """Connect them again, and put them aside no more in this process: there is something to do for them, or may be."""
+    receivers.are_wanted = True
+    # The garbage collector may be calling, in the middle of a signal's send(). Then the next request sees that they are
+    # wanted.
+    if _is_held_here(request_started.lock) or _is_held_here(request_finished.lock):
+        return
+    for signal, receiver in reversed(receivers.found):
+        signal.connect(receiver)
+        _move_to_front(signal, receiver)
+    receivers.are_aside = receivers.must_note_unscoped = False
+
+
+def _is_held_here(lock: Any) -> bool:
+    """True if this thread holds the lock of a signal, as far as can be told: others hold it for microseconds."""
+    held: list[Any] = []
+    try:
+        return not acquire_within(MAX_WAIT, lock, held)
+    finally:
+        for its_lock in held:
+            its_lock.release()
+
+
+def _move_to_front(signal: Signal, receiver: Callable[..., Any]) -> None:
+    """Have a receiver called before all others: what they take is for the request, and not to be closed before it."""
+    with signal.lock:
+        signal.receivers = sorted(signal.receivers, key=lambda entry: entry[0][0] != id(receiver))
+
+
+def put_back_if_wanted() -> None:
+    """Once for each request: there may be another alias by now, which is not pooled."""
+    if receivers.are_wanted or (receivers.aliases != [*connections.settings] and not are_all_pooled()):
+        put_back()
+
+
+def note_unscoped() -> None:
+    """A connection is out, or Django's state is other than a new connection's, on behalf of no scope."""
+    if receivers.must_note_unscoped:
+        put_back()
+
+
+def note_log() -> None:
+    """A query is logged. Not now, but before the next request they are put back.
+
+    A test that counts queries has disconnected ``reset_queries`` meanwhile.
+    """
+    receivers.are_wanted = True
