@@ -16,7 +16,7 @@ from django.core.signals import request_finished, request_started
 from django.core.wsgi import get_wsgi_application
 from django.db import close_old_connections, connection, connections, reset_queries, transaction
 from django.db.backends.signals import connection_created
-from django.http import HttpResponse
+from django.http import HttpResponse, StreamingHttpResponse
 from django.test import Client, RequestFactory, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.urls import path
@@ -80,6 +80,7 @@ class Habit:
 
     def before(self) -> None: ...
     def view(self) -> None: ...
+    def chunks(self) -> Iterator[bytes] | None: ...
     def at_close(self) -> None: ...
     def after(self) -> None: ...
     def at_start(self) -> None: ...
@@ -92,7 +93,8 @@ habit = Habit()
 def view(http_request):
     query()
     habit.view()
-    response = HttpResponse(f"{out()}")
+    chunks = habit.chunks()
+    response = HttpResponse(f"{out()}") if chunks is None else StreamingHttpResponse(chunks)
     response._resource_closers.append(habit.at_close)
     return response
 
@@ -174,6 +176,18 @@ class LogsQueries(Habit):
         connection.force_debug_cursor = True
         query()
         trace.append(len(connection.queries))
+
+
+class LogsQueriesInAStream(Habit):
+    """After the middleware has passed the response on."""
+
+    def view(self) -> None:
+        trace.append(len(connection.queries))
+
+    def chunks(self) -> Iterator[bytes]:
+        connection.force_debug_cursor = True
+        query()
+        yield b"1"
 
 
 class AddsAnAliasThatIsNotPooled(Habit):

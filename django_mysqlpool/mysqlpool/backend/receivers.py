@@ -152,8 +152,11 @@ def note_unscoped() -> None:
 
 
 def note_log() -> None:
-    """A query is logged. Not now, but before the next request they are put back.
+    """A query is logged.
 
-    A test that counts queries has disconnected ``reset_queries`` meanwhile.
+    Under ASGI they are put back before the next request, not now: a test that counts queries has disconnected
+    ``reset_queries`` meanwhile. (Under WSGI the connection that it takes for that has brought them back before.)
     """
     receivers.are_wanted = True
+    if receivers.must_note_unscoped:
+        put_back()
