@@ -80,7 +80,7 @@ class ConnectionReleaseMiddleware:
                 set_current_scope(scope.parent)
             else:
                 reset_current_scope(token)
-        if receivers.must_note_unscoped:
+        if receivers.are_all_aside:
             put_back_if_wanted()
         return _with_stream_released(response, request) if response.streaming else response
 

@@ -190,7 +190,7 @@ def count_in(wrapper: PooledWrapper, lease: Lease) -> None:
     if lease.sharing is not None:
         lease.return_requested = True
     lease.is_connected = True
-    if scope is None and receivers.must_note_unscoped:
+    if scope is None and receivers.are_all_aside:
         put_back()
     if on_checkout:
         emit(lease.pool, "checkout", lease=lease)

@@ -41,9 +41,9 @@ class Receivers:
     def __init__(self) -> None:
         #: Some are put aside. (Each request under ASGI looks at it.)
         self.are_aside = False
-        #: All are: a connection that no scope returns is to be noted. (Each request under WSGI, and each checkout in no
-        #: scope, looks at it.)
-        self.must_note_unscoped = False
+        #: All are, under WSGI, so nobody returns a connection that is taken in no scope. (Each request, and each such
+        #: checkout, looks at it.)
+        self.are_all_aside = False
         #: There has been something to do, so nothing is put aside any more.
         self.are_wanted = False
         #: Those that were connected when they were put aside.
@@ -76,7 +76,7 @@ def _put_all_aside(sender: object, **_: Any) -> None:
     request_started.disconnect(_put_all_aside, sender)
     # A scope around the request goes on after it, and only Django's receivers return what is taken in it meanwhile.
     if current_scope() is None and _may_have_nothing_to_do():
-        receivers.must_note_unscoped = True
+        receivers.are_all_aside = True
         _put_aside((*_AT_START, *_AT_END))
         # First that and then the look, as a checkout in no scope does the two the other way round: one of them sees the
         # other.
@@ -120,7 +120,7 @@ def put_back() -> None:
     for signal, receiver in reversed(receivers.found):
         signal.connect(receiver)
         _move_to_front(signal, receiver)
-    receivers.are_aside = receivers.must_note_unscoped = False
+    receivers.are_aside = receivers.are_all_aside = False
 
 
 def _is_held_here(lock: Any) -> bool:
@@ -147,7 +147,7 @@ def put_back_if_wanted() -> None:
 
 def note_unscoped() -> None:
     """A connection is out, or Django's state is other than a new connection's, on behalf of no scope."""
-    if receivers.must_note_unscoped:
+    if receivers.are_all_aside:
         put_back()
 
 
@@ -158,5 +158,5 @@ def note_log() -> None:
     ``reset_queries`` meanwhile. (Under WSGI the connection that it takes for that has brought them back before.)
     """
     receivers.are_wanted = True
-    if receivers.must_note_unscoped:
+    if receivers.are_all_aside:
         put_back()
