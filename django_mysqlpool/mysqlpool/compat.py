@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections.abc import Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
+from operator import methodcaller
 from types import ModuleType
 from typing import Any
 
@@ -71,11 +72,8 @@ get_running_loop: Callable[[], Any]
 active_threads: dict[int, threading.Thread]
 (active_threads,) = look_for(threading, "_active", of="this Python")
 look_for(threading.RLock(), "_is_owned", of="this Python")
-
-
-def is_owned(lock: threading.RLock) -> bool:
-    """True if the calling thread holds a lock; ``threading.Condition`` asks the same."""
-    return bool(lock._is_owned())  # type: ignore[attr-defined]
+#: Tells if the calling thread holds a lock; ``threading.Condition`` asks the same.
+is_owned: Callable[[threading.RLock], bool] = methodcaller("_is_owned")
 
 
 def has_ended(thread: threading.Thread) -> bool:

@@ -136,16 +136,11 @@ class Scope:
         if not (self.leases or self.blocks):
             return False
         try:
-            self._end_leases(may_ask_server)
+            self._take_back(True, may_ask_server)
         except BaseException:  # an interrupt: what it kept from going back goes now
-            self._end_leases(may_ask_server)
+            self._take_back(True, may_ask_server)
             raise
         return bool(self.leases or self.blocks)
-
-    def _end_leases(self, may_ask_server: bool) -> None:
-        self._take_back(True, may_ask_server)
-        if self.blocks:
-            self.blocks = {wrapper for wrapper in self.blocks.copy() if not wrapper.release.leave_block(wrapper)}
 
     def release_idle(self, *, may_ask_server: bool = True) -> bool:
         """Return what is idle now; the scope goes on. Returns whether any lease is left."""
@@ -161,3 +156,5 @@ class Scope:
                 self.discard(lease)
             else:
                 wrapper.check_in_if_idle(lease, by_force, may_ask_server)
+        if by_force and self.blocks:
+            self.blocks = {wrapper for wrapper in self.blocks.copy() if not wrapper.release.leave_block(wrapper)}
