@@ -324,7 +324,7 @@ class TestTheThread:
     def test_a_stalled_network_holds_up_no_other_pool(self, make_alias, observer, server):
         with Relay(server.host, server.port) as relay:
             stalled = make_alias(
-                pool={"pool_size": 2, "idle_timeout": 0.1, "timeout": 1}, options={"connect_timeout": 1}, PORT=relay.port
+                pool={"pool_size": 2, "idle_timeout": 0.1, "timeout": 1}, options={"connect_timeout": 5}, PORT=relay.port
             )
             other = make_alias(pool={"idle_timeout": 0.1})
             hold_at_once(stalled.alias, 2)
