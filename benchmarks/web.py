@@ -1,10 +1,13 @@
 """``make benchmark-web``: a site's requests per second on each engine, under real web servers, as ratios.
 
 One worker process; the load is wrk's. No engine has fewer connections than there are threads. The sites of all engines
-stand side by side and are measured by turns, for a second each, many rounds; what is told is the median of each as a
-multiple of the stock engine with a new connection for each request: absolute figures of a shared machine tell nothing. (The
-slices of one site differ by a tenth and more, as its threads, the load and the database server happen to meet on the
-processors; it takes 25 rounds to tell two per cent.)
+stand side by side and are measured by turns, for a second each, many rounds; what is told of each is the geometric mean of
+its rounds as multiples of the stock engine's: absolute figures of a shared machine tell nothing.
+
+The slices of one site differ by a tenth and more, as its threads, the load and the database server happen to meet on the
+processors. And a process keeps what it was started with, the place of its objects in memory and the seed of its hashes,
+which is worth two per cent and more, in each of its rounds. So two engines that are close are compared by several starts:
+``--starts=20 --rounds=10`` tells one per cent, with the standard error between the starts.
 
 Two more tables: the same requests beside 1,000 idle event streams, as a multiple of those without, and so for the stock
 engine, whose streams ask nothing, as it has no connections for them: what that loses is what a server's own bookkeeping
@@ -15,14 +18,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from operator import truediv
 from pathlib import Path
-from statistics import median
+from statistics import geometric_mean, stdev
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
@@ -68,9 +73,14 @@ VIEWS = {
 STREAMED = {STOCK: "/events-alone/", WRAPPED: "/events/"}
 
 
-class Rounds(NamedTuple):
-    """How many, and for how many seconds each site is measured in one."""
+#: The requests per second of each site and view, for each start of the site one figure of each round.
+Figures = dict[str, dict[str, list[list[float]]]]
 
+
+class Rounds(NamedTuple):
+    """How many after each start of the sites, and for how many seconds each site is measured in one."""
+
+    starts: int
     number: int
     seconds: int
     progress: Progress
@@ -121,41 +131,53 @@ def requests_per_second(url: str, seconds: int) -> float:
     return float(number)
 
 
-def measure(urls: dict[str, str], views: dict[str, str], title: str, rounds: Rounds) -> dict[str, dict[str, list[float]]]:
-    """The requests per second of sites that stand side by side, in each round and view."""
-    results: dict[str, dict[str, list[float]]] = {site: {view: [] for view in views} for site in urls}
+def measure(urls: dict[str, str], views: dict[str, str], title: str, rounds: Rounds, figures: Figures) -> None:
+    """Add the figures of sites that stand side by side, by turns."""
     task = rounds.progress.add_task(title, total=rounds.number * len(urls) * len(views))
     for view, path in views.items():
-        for url in urls.values():
+        for site, url in urls.items():
             requests_per_second(url + path, rounds.seconds)  # warm
+            figures.setdefault(site, {}).setdefault(view, []).append([])
         for number in range(rounds.number):
             for site in list(urls)[:: -1 if number % 2 else 1]:
-                results[site][view].append(requests_per_second(urls[site] + path, rounds.seconds))
+                figures[site][view][-1].append(requests_per_second(urls[site] + path, rounds.seconds))
                 rounds.progress.advance(task)
-    return results
+    rounds.progress.remove_task(task)
 
 
-def measure_engines(server: Server, field: str, tls: bool, rounds: Rounds) -> None:
-    """One web server's table."""
-    with TemporaryDirectory() as folder, ExitStack() as stack:
-        urls = {
-            engine: stack.enter_context(served(server, engine, command, tls, Path(folder)))
-            for engine, command in FIELDS[field].items()
-        }
-        results = measure(urls, VIEWS[field], field, rounds)
-    show(results, f"{field}{', TLS to the server' if tls else ''}: requests per second, x of {STOCK}")
+def measure_engines(server: Server, field: str, tls: bool, rounds: Rounds, engines: list[str], views: list[str]) -> None:
+    """One web server's tables."""
+    figures: Figures = {}
+    measured = {view: path for view, path in VIEWS[field].items() if view in views}
+    for start in range(rounds.starts):
+        with TemporaryDirectory() as folder, ExitStack() as stack:
+            urls = {
+                engine: stack.enter_context(served(server, engine, command, tls, Path(folder)))
+                for engine, command in FIELDS[field].items()
+                if engine in engines
+            }
+            measure(urls, measured, f"{field}, start {start + 1}", rounds, figures)
+    for base in (STOCK, PERSISTENT):
+        if base in figures:
+            show(figures, base, f"{field}{', TLS to the server' if tls else ''}: requests per second, x of {base}")
 
 
-def show(results: dict[str, dict[str, list[float]]], title: str) -> None:
-    """Print medians as ratios."""
+def show(figures: Figures, base: str, title: str) -> None:
+    """Print ratios."""
     table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
-    base = next(iter(results.values()))
-    for view in base:
+    for view in figures[base]:
         table.add_column(view, justify="right")
-    for engine, views in results.items():
-        table.add_row(engine, *(f"{median(views[view]) / median(base[view]):.3f}" for view in base))
+    for site, views in figures.items():
+        table.add_row(site, *(ratio(starts, figures[base][view]) for view, starts in views.items()))
     console.print(table)
+
+
+def ratio(starts: list[list[float]], base: list[list[float]]) -> str:
+    """The geometric mean of all rounds' ratios, and the standard error between the starts, if there are several."""
+    of_each = [geometric_mean(map(truediv, *rounds)) for rounds in zip(starts, base, strict=True)]
+    error = f" ±{stdev(of_each) / math.sqrt(len(of_each)):.3f}" if len(of_each) > 1 else ""
+    return f"{geometric_mean(of_each):.3f}{error}"
 
 
 @contextmanager
@@ -174,17 +196,18 @@ def idle_streams(url: str, path: str) -> Iterator[None]:
 
 def measure_beside_streams(server: Server, rounds: Rounds) -> None:
     """The tables of what idle streams cost the other requests."""
-    urls = {}
+    urls, figures = {}, Figures()
     with TemporaryDirectory() as folder, ExitStack() as stack:
         for engine, path in STREAMED.items():
             for site in (f"{engine}, alone", f"{engine}, beside streams"):
                 command = FIELDS["uvicorn"][engine]
                 urls[site] = stack.enter_context(served(server, engine, command, False, Path(folder)))
             stack.enter_context(idle_streams(urls[site], path))
-        results = list(measure(urls, VIEWS["uvicorn"], "idle streams", rounds).items())
-    for number, path in enumerate(STREAMED.values()):
+        measure(urls, VIEWS["uvicorn"], "idle streams", rounds, figures)
+    for engine, path in STREAMED.items():
+        alone, beside = f"{engine}, alone", f"{engine}, beside streams"
         title = f"uvicorn: requests per second beside {STREAMS:,} idle streams of {path}, x of those without"
-        show(dict(results[2 * number : 2 * number + 2]), title)
+        show({site: figures[site] for site in (alone, beside)}, alone, title)
 
 
 def count_hops(requests: int = 20) -> None:
@@ -218,10 +241,16 @@ def count_hops(requests: int = 20) -> None:
 def main() -> None:
     """Count, and measure both web servers; with TLS too where the server answers with it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=11)
+    every_view = list({view: None for views in VIEWS.values() for view in views})
+    parser.add_argument("--starts", type=int, default=1, help="how often the sites are started")
+    parser.add_argument("--rounds", type=int, default=11, help="after each start")
     parser.add_argument("--seconds", type=int, default=1, help="for each site and view in each round")
-    parser.add_argument("--only", choices=[*FIELDS, "streams"], help="one of the tables")
+    parser.add_argument("--only", choices=[*FIELDS, "streams"], help="one of the web servers, or the idle streams")
+    parser.add_argument("--engines", nargs="+", choices=[*ENGINES, WRAPPED], default=[*ENGINES, WRAPPED])
+    parser.add_argument("--views", nargs="+", choices=every_view, default=every_view)
     arguments = parser.parse_args()
+    if not {STOCK, PERSISTENT} & {*arguments.engines}:
+        parser.error(f"--engines needs {STOCK!r} or {PERSISTENT!r}, to compare with")
     with server_from_environment(options=("--max-connections=300",)) as server:
         set_up(server)
         from django.db import connections
@@ -229,11 +258,11 @@ def main() -> None:
         count_hops()
         connections.close_all()
         with Progress(console=console, transient=True) as progress:
-            rounds = Rounds(arguments.rounds, arguments.seconds, progress)
+            rounds = Rounds(arguments.starts, arguments.rounds, arguments.seconds, progress)
             for tls in (False,) if server.is_mariadb else (False, True):
                 for field in FIELDS:
                     if arguments.only in {None, field}:
-                        measure_engines(server, field, tls, rounds)
+                        measure_engines(server, field, tls, rounds, arguments.engines, arguments.views)
             if arguments.only in {None, "streams"}:
                 measure_beside_streams(server, rounds)
 
