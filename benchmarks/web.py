@@ -175,7 +175,7 @@ def show(figures: Figures, base: str, title: str) -> None:
 
 def ratio(starts: list[list[float]], base: list[list[float]]) -> str:
     """The geometric mean of all rounds' ratios, and the standard error between the starts, if there are several."""
-    of_each = [geometric_mean(map(truediv, *rounds)) for rounds in zip(starts, base, strict=True)]
+    of_each = [geometric_mean(map(truediv, its, others)) for its, others in zip(starts, base, strict=True)]
     error = f" ±{stdev(of_each) / math.sqrt(len(of_each)):.3f}" if len(of_each) > 1 else ""
     return f"{geometric_mean(of_each):.3f}{error}"
 
@@ -196,7 +196,8 @@ def idle_streams(url: str, path: str) -> Iterator[None]:
 
 def measure_beside_streams(server: Server, rounds: Rounds) -> None:
     """The tables of what idle streams cost the other requests."""
-    urls, figures = {}, Figures()
+    urls: dict[str, str] = {}
+    figures: Figures = {}
     with TemporaryDirectory() as folder, ExitStack() as stack:
         for engine, path in STREAMED.items():
             for site in (f"{engine}, alone", f"{engine}, beside streams"):
@@ -241,8 +242,8 @@ def count_hops(requests: int = 20) -> None:
 def main() -> None:
     """Count, and measure both web servers; with TLS too where the server answers with it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    every_view = list({view: None for views in VIEWS.values() for view in views})
-    parser.add_argument("--starts", type=int, default=1, help="how often the sites are started")
+    every_view = sorted({view for views in VIEWS.values() for view in views})
+    parser.add_argument("--starts", type=int, default=1, help="how often the sites are started; those with streams once")
     parser.add_argument("--rounds", type=int, default=11, help="after each start")
     parser.add_argument("--seconds", type=int, default=1, help="for each site and view in each round")
     parser.add_argument("--only", choices=[*FIELDS, "streams"], help="one of the web servers, or the idle streams")
