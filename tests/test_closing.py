@@ -21,7 +21,6 @@ from django.db import OperationalError, connections, transaction
 from MySQLdb.cursors import SSCursor
 
 from django_mysqlpool import close_pool, pool_status
-from django_mysqlpool.middleware.threads import Loan, WarmThreads
 from django_mysqlpool.mysqlpool.pool import fork
 from django_mysqlpool.mysqlpool.pool.closing import Farewell
 from django_mysqlpool.mysqlpool.pool.fork import ForkBarrier
@@ -236,27 +235,7 @@ class TestOutOfMemory:
 
 
 class TestOutOfThreads:
-    def test_the_end_of_a_request_still_gives_back(self, monkeypatch):
-        """A request's loan of a thread takes it with its last call, perhaps."""
-        threads = WarmThreads(1)
-        done: list[str] = []
-
-        def refuse(thread: threading.Thread) -> None:
-            raise RuntimeError("can't start new thread")
-
-        loan = Loan(threads, must_stay=lambda _: False, has_connection=lambda: False)
-        with monkeypatch.context() as patch:
-            patch.setattr(threading.Thread, "start", refuse)
-            loan.finish(lambda: done.append("returned"))
-        assert done == ["returned"]
-        # The one thread serves the next request, and does what the last one's asked for no second time.
-        other = Loan(threads, must_stay=lambda _: False, has_connection=lambda: False)
-        assert other.submit(lambda: "served").result(timeout=10) == "served"
-        other.finish(None)
-        assert done == ["returned"]
-        threads.close()
-
-    def test_so_does_the_end_of_a_coroutine(self, make_alias, monkeypatch):
+    def test_the_end_of_a_coroutine_still_gives_back(self, make_alias, monkeypatch):
         from django_mysqlpool.mysqlpool.backend.scope import Scope
         from django_mysqlpool.threading_utils import work
 

@@ -17,7 +17,6 @@ from django.db import connection, connections
 
 from django_mysqlpool import pool_status
 from django_mysqlpool.middleware import ConnectionReleaseASGI, ConnectionReleaseWSGI
-from django_mysqlpool.middleware.threads import Loan, WarmThreads
 from django_mysqlpool.mysqlpool.backend.scope import Scope
 from tests.helpers import eventually, status_of
 from tests.hops import CountingLoop, request
@@ -343,21 +342,6 @@ class TestASGI:
         asyncio.run(both())
         assert seen == {"autocommit": True, "rows": 0}
         assert out() == 0
-
-    def test_a_thread_that_still_runs_is_not_lent_again(self):
-        threads = WarmThreads(1)
-        release, order = threading.Event(), []
-        first, second = (Loan(threads, must_stay=lambda thread: False, has_connection=lambda: False) for _ in range(2))
-        running = first.submit(lambda: (release.wait(60), order.append("first")))
-        first.finish(None)
-        waiting = second.submit(lambda: order.append("second"))
-        assert not waiting.done()
-        release.set()
-        running.result(60)
-        waiting.result(60)
-        assert order == ["first", "second"]
-        second.finish(None)
-        threads.close()
 
 
 class TestARequestThatHasAConnection:

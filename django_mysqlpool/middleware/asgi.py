@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
-
-from asgiref.sync import ThreadSensitiveContext
 
 from django_mysqlpool.checks.requests import asgi_wrappers
 from django_mysqlpool.mysqlpool import compat
@@ -22,7 +18,6 @@ from .threads import Loan, WarmThreads
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import AsyncIterator
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -95,7 +90,7 @@ class ConnectionReleaseASGI:
             await send(message)
 
         try:
-            async with _lent(loan):
+            async with compat.LentThreadContext(executor=loan):
                 with work:
                     await self.application(scope, receive, send_and_share)
         finally:
@@ -133,17 +128,3 @@ class ConnectionReleaseASGI:
     async def _close(self) -> None:
         await asyncio.to_thread(self.threads.close)
         await asyncio.to_thread(close_pool)
-
-
-@asynccontextmanager
-async def _lent(loan: Loan) -> AsyncIterator[None]:
-    """Make asgiref run thread-sensitive code in the loan's thread."""
-    if sys.version_info >= (3, 11):
-        async with ThreadSensitiveContext(executor=loan):
-            yield
-    else:
-        # asgiref accepts an executor since 3.13, which needs Python 3.11.
-        context = ThreadSensitiveContext()
-        async with context:
-            compat.asgiref_executors[context] = loan
-            yield

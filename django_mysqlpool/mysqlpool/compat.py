@@ -7,14 +7,15 @@ starts. SQLAlchemy's are in ``pool/sqlalchemy_names.py``, and PyMySQL's are look
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
-from collections.abc import Callable, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from operator import methodcaller
 from types import ModuleType
 from typing import Any
 
-from asgiref.sync import SyncToAsync
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 from django.conf import LazySettings, settings
 from django.core.exceptions import ImproperlyConfigured
 
@@ -39,9 +40,22 @@ def look_for(owner: object, *names: str, of: str) -> list[Any]:
 
 # asgiref
 
-#: The executor of each ThreadSensitiveContext. Public: ``ThreadSensitiveContext(executor=...)``, from asgiref 3.13 on.
-asgiref_executors: MutableMapping[Any, Any]
-(asgiref_executors,) = look_for(SyncToAsync, "context_to_thread_executor", of="asgiref")
+if sys.version_info >= (3, 11):
+    LentThreadContext = ThreadSensitiveContext
+else:  # asgiref accepts an executor since 3.13, which needs Python 3.11
+    (_executors,) = look_for(SyncToAsync, "context_to_thread_executor", of="asgiref")
+
+    class LentThreadContext(ThreadSensitiveContext):
+        """A context in which thread-sensitive code runs in an executor's thread."""
+
+        def __init__(self, executor: Executor) -> None:
+            super().__init__()
+            self._lent = executor
+
+        async def __aenter__(self) -> ThreadSensitiveContext:
+            await super().__aenter__()  # type: ignore[no-untyped-call]
+            _executors[self] = self._lent
+            return self
 
 
 # Django: an access to its settings passes a method in Python, and another one if a setting is missing.
