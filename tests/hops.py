@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
+from functools import partial
 from typing import Any
 
 
 class CountingLoop(asyncio.SelectorEventLoop):
-    """An event loop that remembers what it handed to threads, and to which."""
+    """An event loop that remembers what was called in threads for it, and in which."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[str] = []
         self.threads: set[threading.Thread] = set()
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
-        def run() -> Any:
-            self.threads.add(threading.current_thread())
-            return func(*args)
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
+        *asgirefs, asked = func.args  # in asgiref's own wrapping
 
-        asked = func.args[-1].func  # type: ignore[attr-defined]  # in asgiref's own wrapping
-        self.calls.append(asked.__qualname__.removesuffix(".<locals>.sync_send"))
-        return super().run_in_executor(executor, run)
+        def run(*args: Any) -> Any:
+            self.threads.add(threading.current_thread())
+            self.calls.append(asked.func.__qualname__.removesuffix(".<locals>.sync_send"))
+            return func.func(*args)
+
+        return super().run_in_executor(executor, partial(run, *asgirefs, asked), *args)
 
 
 def request(loop: CountingLoop, application: Any, path: str) -> None:

@@ -12,7 +12,7 @@ from wsgiref.validate import validator
 import pytest
 from asgiref.sync import sync_to_async
 from django.core.asgi import get_asgi_application
-from django.core.signals import request_started
+from django.core.signals import request_finished, request_started
 from django.db import connection, connections
 
 from django_mysqlpool import pool_status
@@ -453,8 +453,8 @@ class TestHops:
         assert out() == 0
         return loop.calls
 
-    def test_one_less_than_djangos(self, path, call):
-        assert self.hops(path) == [call, "HttpResponseBase.close"]
+    def test_two_less_than_djangos(self, path, call):
+        assert self.hops(path) == [call]
 
     def test_djangos_receivers_may_stay(self, path, call):
         assert self.hops(path, replace_receivers=False) == ["Signal.asend", call, "HttpResponseBase.close"]
@@ -467,9 +467,23 @@ class TestHops:
 
         request_started.connect(receiver)
         try:
-            assert self.hops(path) == ["Signal.asend", call, "HttpResponseBase.close"]
+            assert self.hops(path) == ["Signal.asend", call]
         finally:
             request_started.disconnect(receiver)
+        assert len(seen) == 1
+
+    def test_others_receivers_of_the_end_stay(self, path, call):
+        seen = []
+
+        def receiver(sender, **named):
+            seen.append(threading.current_thread())
+
+        request_finished.connect(receiver)
+        try:
+            assert self.hops(path) == [call, "HttpResponseBase.close"]
+        finally:
+            request_finished.disconnect(receiver)
+        assert seen != [threading.main_thread()]
         assert len(seen) == 1
 
 

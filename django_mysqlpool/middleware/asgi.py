@@ -10,7 +10,7 @@ from django_mysqlpool.checks.requests import asgi_wrappers
 from django_mysqlpool.mysqlpool import compat
 from django_mysqlpool.mysqlpool.backend.aliases import import_pool, refuse_wrong_options
 from django_mysqlpool.mysqlpool.backend.pools import close_pool
-from django_mysqlpool.mysqlpool.backend.receivers import put_aside_at_start, put_back_if_wanted, receivers
+from django_mysqlpool.mysqlpool.backend.receivers import put_aside, put_back_if_wanted, receivers
 from django_mysqlpool.mysqlpool.backend.scope import Scope
 
 from .applications import require_asgi
@@ -43,9 +43,10 @@ class ConnectionReleaseASGI:
     :param application: the ASGI application (version 3) to wrap
     :param threads: the number of warm threads, 1 or more; default 40, as many as
         `Starlette <https://www.starlette.io/threadpool/>`_ has. A thread is started when it is first needed.
-    :param replace_receivers: disconnect Django's two receivers of ``request_started`` in this process, ``reset_queries``
-        and ``close_old_connections``, as long as they have nothing to do: ``DEBUG`` is off, no query is logged, and all
-        aliases are pooled. That saves a request one of three changes of threads. Default ``True``
+    :param replace_receivers: disconnect Django's receivers of a request's signals in this process, ``reset_queries`` and
+        ``close_old_connections``, as long as they have nothing to do: ``DEBUG`` is off, no query is logged, all aliases are
+        pooled, and no connection is taken outside any request. That saves a request two of three changes of threads.
+        Default ``True``
     :raises ValueError: if ``threads`` is not a whole number of 1 or more
     :raises TypeError: if ``application`` is no ASGI application of version 3, but a WSGI application for instance
     :raises django.core.exceptions.ImproperlyConfigured: if the pool options of an alias are wrong
@@ -61,7 +62,7 @@ class ConnectionReleaseASGI:
         self.application = application
         self.threads = WarmThreads(threads)
         if replace_receivers:
-            put_aside_at_start()
+            put_aside()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

@@ -20,6 +20,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from django_mysqlpool.mysqlpool.pool.locks import RLock
 
+from .closes import idle_close
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -139,13 +141,17 @@ class Loan(Executor):
         self._queued: deque[_Call] = deque()
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[R]:  # type: ignore[override]
-        """Schedule the call in the request's thread, after the calls before it.
+        """Schedule the call in the request's thread, after the calls before it; but close an idle response at once.
 
         It is called in the event loop, and ``loop.run_in_executor()`` takes its future as it is. For one of
         ``concurrent.futures`` asyncio makes another one, with callbacks for both: 4 % of a short request.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
+        close = None if self._calls else idle_close(fn)
+        if close is not None:
+            future.set_result(close())
+            return future
 
         def answer(settle: Callable[[Any], None], outcome: object) -> None:
             if not loop.is_closed():

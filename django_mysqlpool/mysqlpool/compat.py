@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from operator import methodcaller
 from types import ModuleType
 from typing import Any
@@ -58,6 +59,12 @@ else:  # asgiref accepts an executor since 3.13, which needs Python 3.11
             return self
 
 
+def called_in_thread(call: Any) -> Any:
+    """The function without arguments that ``sync_to_async`` has an executor call; ``None`` if that can't be told."""
+    child = call.args[-1] if type(call) is partial and call.args else None
+    return child.func if type(child) is partial and not (child.args or child.keywords) else None
+
+
 # Django: an access to its settings passes a method in Python, and another one if a setting is missing.
 
 look_for(LazySettings, "_wrapped", of="Django")
@@ -66,6 +73,11 @@ look_for(LazySettings, "_wrapped", of="Django")
 def settings_object() -> Any:
     """The object that ``django.conf.settings`` has its attributes from, once it is configured."""
     return settings._wrapped  # type: ignore[misc]
+
+
+def closers_of(response: Any) -> list[Any]:
+    """The functions that a response's ``close()`` calls; one that is none, if that can't be told."""
+    return getattr(response, "_resource_closers", [None])
 
 
 def replace_thread_sharing_lock(wrapper: Any, lock: threading.RLock) -> None:

@@ -10,8 +10,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 import pytest
+from django.http import HttpResponse
+from django.http.response import HttpResponseBase
+from django.test import AsyncRequestFactory
 
+from django_mysqlpool.middleware.closes import idle_close
 from django_mysqlpool.middleware.threads import Loan, WarmThreads
+from django_mysqlpool.mysqlpool.backend.receivers import put_aside, receivers
 
 pytestmark = [pytest.mark.unit, pytest.mark.django, pytest.mark.asgiref]
 
@@ -231,3 +236,60 @@ class TestOutOfThreads:
 
         asyncio.run(ask())
         assert asyncio.run(within_loop(lend(), lambda: "served")) == "served"
+
+
+def call_of(function: Callable[..., Any], *args: Any) -> Any:
+    """As asgiref hands it to an executor."""
+    return partial(lambda handle, child: child(), None, partial(function, *args))
+
+
+@pytest.mark.usefixtures("djangos_receivers")
+class TestACloseOfAResponse:
+    @pytest.fixture(autouse=True)
+    def receivers_aside(self, djangos_receivers):
+        put_aside()
+        assert receivers.are_all_aside
+
+    @pytest.fixture
+    def response(self) -> HttpResponse:
+        response = HttpResponse()
+        response._resource_closers.append(AsyncRequestFactory().get("/").close)
+        return response
+
+    def test_is_made_at_once(self, loan, response):
+        async def close() -> bool:
+            return loan.submit(call_of(response.close)).done()
+
+        assert asyncio.run(close())
+        assert response.closed
+
+    def test_is_made_after_the_call_before(self, loan, response):
+        may_end = threading.Event()
+
+        async def close() -> None:
+            before, after = loan.submit(call_of(may_end.wait)), loan.submit(call_of(response.close))
+            assert not response.closed
+            may_end.set()
+            await within(after)
+            assert before.done()
+
+        asyncio.run(close())
+        assert response.closed
+
+    @pytest.mark.parametrize(
+        "call", [print, partial(print), partial(print, 1), call_of(print, 1), call_of(lambda: None), len]
+    )
+    def test_other_calls_are_none(self, call):
+        assert idle_close(call) is None
+
+    def test_nor_is_a_close_while_django_has_something_to_do_for_it(self, response, monkeypatch):
+        assert idle_close(call_of(response.close)) == response.close
+        monkeypatch.setattr(receivers, "are_all_aside", False)
+        assert idle_close(call_of(response.close)) is None
+
+    def test_nor_is_one_that_somebody_has_replaced(self, response, monkeypatch):
+        monkeypatch.setattr(HttpResponse, "close", lambda self: None)
+        assert idle_close(call_of(response.close)) is None
+        monkeypatch.undo()
+        monkeypatch.setattr(HttpResponseBase, "close", lambda self: None)
+        assert idle_close(call_of(response.close)) is None

@@ -18,7 +18,7 @@ from django_mysqlpool.mysqlpool.pool.states import READY
 from .aliases import LastConnect, copied, last_connects
 from .checkin import check_in
 from .pooled import PooledWrapper, forget_connection
-from .receivers import put_back, receivers
+from .receivers import note_unscoped, receivers
 from .scope import current_scope
 from .sequences import Sharing
 
@@ -191,6 +191,6 @@ def count_in(wrapper: PooledWrapper, lease: Lease) -> None:
         lease.return_requested = True
     lease.is_connected = True
     if scope is None and receivers.are_all_aside:
-        put_back()
+        note_unscoped()
     if on_checkout:
         emit(lease.pool, "checkout", lease=lease)

@@ -4,7 +4,8 @@
 connections that are past their age, and a pooled one that is still out always is. So where every alias is pooled, nothing
 is logged and each connection is taken in a scope, which returns it, they find nothing, three times for each request. Under
 WSGI that takes a fiftieth of a short request. Under ASGI, Django calls those of ``request_started`` in the request's
-thread, which takes a change of threads and back; those of ``request_finished`` share the hop of ``response.close()``.
+thread, which takes a change of threads and back; and so does ``response.close()``, as long as that of ``request_finished``
+is connected.
 
 They are put back, for good, as soon as there may be something to do for them.
 """
@@ -41,9 +42,13 @@ class Receivers:
     def __init__(self) -> None:
         #: Some are put aside. (Each request under ASGI looks at it.)
         self.are_aside = False
-        #: All are, under WSGI, so nobody returns a connection that is taken in no scope. (Each request, and each such
-        #: checkout, looks at it.)
+        #: All are, so nobody returns a connection that is taken in no scope. (Each request, and each such checkout, looks
+        #: at it.)
         self.are_all_aside = False
+        #: A connection was taken in no scope, so that of ``request_finished`` is put aside no more.
+        self.is_end_wanted = False
+        #: Then those of ``request_started`` are wanted too: the requests' threads work in no scope of ours.
+        self.is_start_wanted_with_end = False
         #: There has been something to do, so nothing is put aside any more.
         self.are_wanted = False
         #: Those that were connected when they were put aside.
@@ -76,18 +81,22 @@ def _put_all_aside(sender: object, **_: Any) -> None:
     request_started.disconnect(_put_all_aside, sender)
     # A scope around the request goes on after it, and only Django's receivers return what is taken in it meanwhile.
     if current_scope() is None and _may_have_nothing_to_do():
-        receivers.are_all_aside = True
+        receivers.is_start_wanted_with_end = receivers.are_all_aside = True
         _put_aside((*_AT_START, *_AT_END))
-        # First that and then the look, as a checkout in no scope does the two the other way round: one of them sees the
-        # other.
-        if receivers.are_wanted or _are_unscoped_out():
-            put_back()
+        _put_back_if_unscoped()
 
 
-def put_aside_at_start() -> None:
-    """Put those of ``request_started`` aside, for ``ConnectionReleaseASGI``, in whose scope the request's thread works."""
+def put_aside() -> None:
+    """Put all aside, for ``ConnectionReleaseASGI``, in whose scope the request's thread works.
+
+    So those of ``request_started`` stay aside, whatever other threads do.
+    """
     if _may_have_nothing_to_do():
         _put_aside(_AT_START)
+        if not receivers.is_end_wanted:
+            receivers.are_all_aside = True
+            _put_aside(_AT_END)
+            _put_back_if_unscoped()
 
 
 def _may_have_nothing_to_do() -> bool:
@@ -105,6 +114,13 @@ def _put_aside(connected: Iterable[Connected]) -> None:
                 receivers.found.remove(pair)
 
 
+def _put_back_if_unscoped() -> None:
+    # First they are put aside and then this looks, as a checkout in no scope does the two the other way round: one of them
+    # sees the other.
+    if receivers.are_wanted or receivers.is_end_wanted or _are_unscoped_out():
+        _put_back_for_unscoped()
+
+
 def _are_unscoped_out() -> bool:
     leases = (lease for pool in registry.pools() if not pool.is_abandoned for lease in pool.reclaimer.leases())
     return any(lease.is_connected and lease.scope is None for lease in leases)
@@ -113,14 +129,22 @@ def _are_unscoped_out() -> bool:
 def put_back() -> None:
     """Connect them again, and put them aside no more in this process: there is something to do for them, or may be."""
     receivers.are_wanted = True
-    # The garbage collector may be calling, in the middle of a signal's send(). Then the next request sees that they are
-    # wanted.
+    if _connect(receivers.found):
+        receivers.are_aside = receivers.are_all_aside = False
+
+
+def _connect(found: list[Connected]) -> bool:
+    """Connect some of them again.
+
+    :returns: ``False`` if that has to wait: the garbage collector may be calling, in the middle of a signal's send(). Then
+        the next request sees that they are wanted.
+    """
     if _is_held_here(request_started.lock) or _is_held_here(request_finished.lock):
-        return
-    for signal, receiver in reversed(receivers.found):
+        return False
+    for signal, receiver in reversed(found):
         signal.connect(receiver)
         _move_to_front(signal, receiver)
-    receivers.are_aside = receivers.are_all_aside = False
+    return True
 
 
 def _is_held_here(lock: Any) -> bool:
@@ -143,12 +167,22 @@ def put_back_if_wanted() -> None:
     """Once for each request: there may be another alias by now, which is not pooled."""
     if receivers.are_wanted or (receivers.aliases != [*connections.settings] and not are_all_pooled()):
         put_back()
+    elif receivers.is_end_wanted and receivers.are_all_aside:  # they could not be put back at once
+        _put_back_for_unscoped()
 
 
 def note_unscoped() -> None:
     """A connection is out, or Django's state is other than a new connection's, on behalf of no scope."""
     if receivers.are_all_aside:
+        _put_back_for_unscoped()
+
+
+def _put_back_for_unscoped() -> None:
+    receivers.is_end_wanted = True
+    if receivers.is_start_wanted_with_end:
         put_back()
+    elif _connect([pair for pair in receivers.found if pair in _AT_END]):
+        receivers.are_all_aside = False
 
 
 def note_log() -> None:
