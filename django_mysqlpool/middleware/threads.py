@@ -9,21 +9,88 @@ The locks are re-entrant: while a thread has one, the garbage collector may end 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
+from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, filterfalse
+from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
+from django_mysqlpool.mysqlpool.log import logger
 from django_mysqlpool.mysqlpool.pool.locks import RLock
 
 from .closes import idle_close
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+#: What a thread has to do; ``None`` is the end of it.
+Calls = SimpleQueue[Callable[[], object] | None]
+#: Those of the threads that have been started.
+_calls_of: WeakKeyDictionary[threading.Thread, Calls] = WeakKeyDictionary()
+
+
+class WarmThread:
+    """A thread that makes the calls it is given, one after the other.
+
+    (A ``ThreadPoolExecutor`` of one worker does so too, but for each call it makes a future and takes several locks: 4 % of
+    a short request.)
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._thread: threading.Thread | None = None
+        self._calls: Calls = SimpleQueue()
+
+    def submit(self, call: Callable[[], object]) -> None:
+        """Have a call made, after those before it.
+
+        :raises RuntimeError: if the thread can't be started
+        """
+        if self._thread is None or not self._thread.is_alive():  # of a child, its parent may have started it
+            self._start()
+        self._calls.put(call)
+
+    def _start(self) -> None:
+        calls: Calls = SimpleQueue()
+        # (In no context: the thread is not part of the request that happened to start it.)
+        thread = threading.Thread(target=Context().run, args=(_make, calls), name=self._name, daemon=True)
+        thread.start()
+        self._thread, self._calls = thread, calls
+        _calls_of[thread] = calls
+        # Python calls first what is registered last, so before what the calls may need, such as maintenance, has ended.
+        atexit.unregister(_end_all)
+        atexit.register(_end_all)
+
+    def end(self) -> None:
+        """Let the thread end after the calls that it has."""
+        self._calls.put(None)
+
+    __del__ = end
+
+
+def _make(calls: Calls) -> None:
+    while (call := calls.get()) is not None:
+        try:
+            call()
+        except BaseException:  # the thread is there for the next one
+            logger.exception("A call in %s failed.", threading.current_thread().name)
+        del call  # and keeps nothing of the request while it waits
+
+
+def _end_all() -> None:
+    """Let what runs come to its end before Python does, as executors do."""
+    threads = [*_calls_of.items()]
+    for _, calls in threads:
+        calls.put(None)
+    for thread, _ in threads:
+        thread.join()
 
 
 class WarmThreads:
@@ -35,13 +102,13 @@ class WarmThreads:
     def __init__(self, number: int) -> None:
         self.number = number
         self._lock = RLock()
-        self._idle: list[ThreadPoolExecutor] = []
-        self._all: list[ThreadPoolExecutor] = []
+        self._idle: list[WarmThread] = []
+        self._all: list[WarmThread] = []
         self._waiting: deque[Loan] = deque()
         self._numbers = count(1)
         self._is_closed = False
 
-    def take(self, loan: Loan, *, may_wait: bool) -> ThreadPoolExecutor | None:
+    def take(self, loan: Loan, *, may_wait: bool) -> WarmThread | None:
         """Return a free thread; or ``None`` if ``loan`` has to wait, until ``Loan.begin`` is called."""
         with self._lock:
             if self._idle:
@@ -51,7 +118,7 @@ class WarmThreads:
                 return None
             return self._add()
 
-    def take_for_waiting(self, loan: Loan) -> ThreadPoolExecutor | None:
+    def take_for_waiting(self, loan: Loan) -> WarmThread | None:
         """Return a thread beyond the number for a loan that waits; ``None`` if it is about to get another one."""
         with self._lock:
             try:
@@ -60,12 +127,12 @@ class WarmThreads:
                 return None
             return self._add()
 
-    def _add(self) -> ThreadPoolExecutor:
-        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"mysqlpool-asgi-{next(self._numbers)}")
+    def _add(self) -> WarmThread:
+        thread = WarmThread(f"mysqlpool-asgi-{next(self._numbers)}")
         self._all.append(thread)
         return thread
 
-    def give(self, thread: ThreadPoolExecutor) -> None:
+    def give(self, thread: WarmThread) -> None:
         """Pass an idle thread to the loan that has waited longest, or keep it, or end it if there are too many."""
         loan = None
         with self._lock:
@@ -77,7 +144,7 @@ class WarmThreads:
             else:
                 self._idle.append(thread)
         if is_surplus:
-            thread.shutdown(wait=False)
+            thread.end()
         elif loan is not None:
             loan.begin(thread)
         elif self._is_closed:
@@ -90,23 +157,19 @@ class WarmThreads:
             idle, self._idle = self._idle, []
             self._all = [*filterfalse(idle.__contains__, self._all)]
         for thread in idle:
-            thread.shutdown(wait=False)
+            thread.end()
 
 
 @dataclass(eq=False, slots=True)
 class _Call:
-    """A call that is to run in a warm thread.
+    """A call that is to be made in a warm thread.
 
     :param refuse: is called instead, with the error, if no thread can be started for it
     """
 
-    run: Callable[[], None]
+    make: Callable[[], None]
     refuse: Callable[[RuntimeError], object]
     refusal: RuntimeError | None = None
-
-    def __call__(self) -> None:
-        if self.refusal is None:  # the executor keeps what it has refused in its queue
-            self.run()
 
     def tell_if_refused(self) -> None:
         if self.refusal is not None:
@@ -133,7 +196,7 @@ class Loan(Executor):
         self._must_stay = must_stay
         self._has_connection = has_connection
         self._lock = RLock()
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread: WarmThread | None = None
         self._worker: threading.Thread | None = None
         self._is_waiting = False
         self._is_sharing = False
@@ -185,10 +248,10 @@ class Loan(Executor):
                 self._start(self._thread, call)
         call.tell_if_refused()
 
-    def _start(self, thread: ThreadPoolExecutor, call: _Call) -> None:
+    def _start(self, thread: WarmThread, call: _Call) -> None:
         """Schedule a call in a thread. The caller holds the lock, and calls ``tell_if_refused()`` when it is released."""
         try:
-            thread.submit(call)
+            thread.submit(call.make)
         except RuntimeError as error:  # the process is out of threads
             self._calls -= 1
             call.refusal = error
@@ -200,7 +263,7 @@ class Loan(Executor):
         if thread is not None:
             self.begin(thread)
 
-    def begin(self, thread: ThreadPoolExecutor) -> None:
+    def begin(self, thread: WarmThread) -> None:
         """Receive the thread that this loan has waited for, and run the queued calls."""
         with self._lock:
             self._is_waiting = False

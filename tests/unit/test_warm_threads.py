@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import gc
+import subprocess
+import sys
 import threading
+import time
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,7 +20,7 @@ from django.http.response import HttpResponseBase
 from django.test import AsyncRequestFactory
 
 from django_mysqlpool.middleware.closes import idle_close
-from django_mysqlpool.middleware.threads import Loan, WarmThreads
+from django_mysqlpool.middleware.threads import Loan, WarmThread, WarmThreads
 from django_mysqlpool.mysqlpool.backend.receivers import put_aside, receivers
 
 pytestmark = [pytest.mark.unit, pytest.mark.django, pytest.mark.asgiref]
@@ -180,7 +185,7 @@ class TestOutOfThreads:
                 patch.setattr(threading.Thread, "start", refuse)
                 with pytest.raises(RuntimeError, match="can't start new thread"):
                     await within(loan.submit(made.append, "refused"))
-            # Once there are threads again, the one that the executor has kept is not made.
+            # Once there are threads again, that one is not made after all.
             await within(loan.submit(made.append, "after"))
 
         asyncio.run(ask())
@@ -197,7 +202,7 @@ class TestOutOfThreads:
             running = first.submit(may_end.wait)
             waiting = second.submit(made.append, "refused")
             with monkeypatch.context() as patch:
-                patch.setattr(ThreadPoolExecutor, "submit", refuse)
+                patch.setattr(WarmThread, "submit", refuse)
                 may_end.set()
                 assert await within(running)
                 with pytest.raises(RuntimeError, match="can't start new thread"):
@@ -229,13 +234,97 @@ class TestOutOfThreads:
             second.finish(done.set)
             assert not done.is_set()
             with monkeypatch.context() as patch:
-                patch.setattr(ThreadPoolExecutor, "submit", refuse)
+                patch.setattr(WarmThread, "submit", refuse)
                 may_end.set()
                 assert await within(running)
                 assert done.is_set()
 
         asyncio.run(ask())
         assert asyncio.run(within_loop(lend(), lambda: "served")) == "served"
+
+
+class TestAThread:
+    def test_survives_what_is_raised(self, caplog):
+        thread, ended = WarmThread("mysqlpool-asgi-test"), threading.Event()
+        thread.submit(partial(divmod, 1, 0))
+        thread.submit(sys.exit)
+        thread.submit(ended.set)
+        assert ended.wait(60)
+        assert [record.getMessage() for record in caplog.records] == ["A call in mysqlpool-asgi-test failed."] * 2
+        thread.end()
+
+    @pytest.mark.parametrize("how", ["told", "forgotten"])
+    def test_ends(self, how):
+        thread, threads = WarmThread("mysqlpool-asgi-test"), []
+        thread.submit(lambda: threads.append(threading.current_thread()))
+        if how == "told":
+            thread.end()
+        else:
+            del thread
+            gc.collect()
+        while not threads:
+            time.sleep(0.001)
+        threads[0].join(60)
+        assert not threads[0].is_alive()
+
+    def test_keeps_nothing_of_a_call(self):
+        class Subject:
+            def call(self) -> None:
+                pass
+
+        thread, subject, done = WarmThread("mysqlpool-asgi-test"), Subject(), threading.Event()
+        gone = threading.Event()
+        weakref.finalize(subject, gone.set)
+        thread.submit(subject.call)
+        del subject
+        assert gone.wait(60)
+        thread.submit(done.set)
+        assert done.wait(60)
+        thread.end()
+
+    def test_is_in_no_context(self):
+        number: contextvars.ContextVar[int] = contextvars.ContextVar("number", default=0)
+        number.set(7)
+        thread, found, done = WarmThread("mysqlpool-asgi-test"), [], threading.Event()
+        thread.submit(lambda: (found.append(number.get()), done.set()))
+        assert done.wait(60)
+        assert found == [0]
+        thread.end()
+
+    def test_a_child_has_its_own(self):
+        """A server may fork after its application has served."""
+        program = """
+import os, signal, threading
+from django_mysqlpool.middleware.threads import WarmThread
+def serve():
+    served = threading.Event()
+    thread.submit(served.set)
+    served.wait()
+thread = WarmThread("mysqlpool-asgi-1")
+serve()
+child = os.fork()
+signal.alarm(60)
+serve()
+if child:
+    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+        subprocess.run([sys.executable, "-W", "ignore", "-c", program], timeout=120, check=True)
+
+    def test_python_ends_after_what_runs(self):
+        program = """
+import atexit, threading
+from django_mysqlpool.middleware.threads import WarmThread
+atexit.register(print, "the end", flush=True)  # Python calls it last,
+busy, idle = WarmThread("busy"), WarmThread("idle")
+begun, may_end = threading.Event(), threading.Event()
+idle.submit(int)
+busy.submit(lambda: (begun.set(), may_end.wait(), print("running", flush=True)))
+busy.submit(lambda: print("queued", flush=True))
+begun.wait()
+atexit.register(may_end.set)  # and this first
+"""
+        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+        assert (ended.stdout, ended.stderr) == ("running\nqueued\nthe end\n", "")
 
 
 def call_of(function: Callable[..., Any], *args: Any) -> Any:
