@@ -86,7 +86,7 @@ class ConnectionReleaseASGI:
         async def send_and_share(message: Message) -> None:
             # Sending takes as long as the client likes, so idle connections return first, and the thread with them.
             if work.leases and work.release_idle(may_ask_server=False):
-                loan.submit(work.release_idle)
+                loan.run(work.release_idle)
             loan.share()
             await send(message)
 

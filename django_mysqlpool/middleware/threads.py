@@ -220,7 +220,7 @@ class Loan(Executor):
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_settle, future, settle, outcome)
 
-        def run() -> None:
+        def make() -> None:
             answered: tuple[Callable[[Any], None], object] | None = None
             try:
                 if not future.cancelled():
@@ -233,8 +233,19 @@ class Loan(Executor):
                 if answered is not None:
                     answer(*answered)
 
-        self._schedule(_Call(run, partial(answer, future.set_exception)))
+        self._schedule(_Call(make, partial(answer, future.set_exception)))
         return future
+
+    def run(self, function: Callable[[], object]) -> None:
+        """Schedule what gives connections back, and nobody awaits. It is called here if no thread can be started for it."""
+
+        def make() -> None:
+            try:
+                function()
+            finally:
+                self._call_ended()
+
+        self._schedule(_Call(make, lambda _: function()))
 
     def _schedule(self, call: _Call) -> None:
         with self._lock:
@@ -288,14 +299,8 @@ class Loan(Executor):
             self._is_sharing = True
             self._must_stay = _never
         if last is not None:
-            self._schedule(_Call(partial(self._run_last, last), lambda _: last()))
+            self.run(last)
         self._let_go()
-
-    def _run_last(self, last: Callable[[], object]) -> None:
-        try:
-            last()
-        finally:
-            self._call_ended()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Do nothing: the thread is kept for the next request (asgiref before 3.13 tries to end it)."""
