@@ -21,7 +21,7 @@ from django.test import Client, RequestFactory, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.urls import path
 
-from django_mysqlpool import pool_status
+from django_mysqlpool import hold_connection, pool_status
 from django_mysqlpool.middleware import ConnectionReleaseASGI, ConnectionReleaseMiddleware, ConnectionReleaseWSGI
 from django_mysqlpool.mysqlpool.backend.receivers import receivers
 from django_mysqlpool.threading_utils import auto_close_db
@@ -568,8 +568,9 @@ class TestASGI:
         assert connected() == DJANGOS[2:]
 
     def test_and_one_that_is_out_before(self):
-        query()
-        self.make()
+        with hold_connection():
+            query()
+            self.make()
         assert connected() == DJANGOS[2:]
 
     def test_with_the_next_request_if_a_signal_is_just_being_sent(self, hops):
