@@ -30,9 +30,9 @@ from .closes import idle_close
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: What a thread has to do; ``None`` is the end of it.
+#: A thread's calls, in their order; ``None`` ends it.
 Calls = SimpleQueue[Callable[[], object] | None]
-#: Those of the threads that have been started.
+#: The calls of each thread that has been started.
 _calls_of: WeakKeyDictionary[threading.Thread, Calls] = WeakKeyDictionary()
 
 
@@ -237,7 +237,7 @@ class Loan(Executor):
         return future
 
     def run(self, function: Callable[[], object]) -> None:
-        """Schedule what gives connections back, and nobody awaits. It is called here if no thread can be started for it."""
+        """Schedule a checkin, which nobody awaits. It is made here if no thread can be started for it."""
 
         def make() -> None:
             try:
