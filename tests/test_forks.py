@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ from mirakuru import HTTPExecutor
 from devtools.lifeline import tied
 from tests import DRIVER
 from tests.helpers import DATABASE, RELEASE, eventually
+from tests.relay import Relay
 
 pytestmark = [pytest.mark.python, pytest.mark.driver, pytest.mark.mode, pytest.mark.server]
 
@@ -41,6 +43,10 @@ TLS: dict[tuple[str, str], dict[str, Any]] = {
     ("pymysql", "plain"): {"ssl_disabled": True},
     ("pymysql", "TLS"): {"ssl_verify_cert": False},
 }
+
+
+#: Seconds for which a slow server says nothing: more than a handshake takes, less than connecting may.
+SLOW = 2.5
 
 
 @pytest.fixture(params=["plain", "TLS"])
@@ -159,6 +165,28 @@ class TestDescriptors:
             # The children live still: they read what is closed only now.
             parent.stdin.close()
             assert parent.stdout.read() == b""
+
+    def test_a_server_that_is_slow_to_answer(self, entry, pytestconfig):
+        """A child has no socket of a connection that was being opened, however long that takes a server that answers."""
+        with Relay(entry["HOST"], entry["PORT"]) as relay:
+            entry["PORT"] = relay.port
+            relay.hold_connects()
+            with subprocess.Popen(
+                command("tests.forks.trials", "connecting"),
+                env=environment(entry),
+                cwd=pytestconfig.rootpath,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            ) as parent:
+                eventually(lambda: relay.held, bool)
+                parent.stdin.write(b"fork\n")
+                parent.stdin.flush()
+                assert parent.stdout.readline() == b"forking\n"
+                threading.Event().wait(SLOW)
+                relay.resume()
+                assert parent.stdout.read() == b""
+            assert parent.returncode == 0
+            assert relay.left == 0
 
 
 def test_close_pool_before_a_fork(trial):

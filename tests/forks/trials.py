@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 
 import django
 import MySQLdb
@@ -34,6 +35,7 @@ from django.db import connection, connections, transaction  # noqa: E402
 from django_mysqlpool import auto_close_db, close_pool, pool_statistics, pool_status  # noqa: E402
 from django_mysqlpool.mysqlpool.backend.scope import Scope  # noqa: E402
 from django_mysqlpool.mysqlpool.drivers import driver_for  # noqa: E402
+from django_mysqlpool.mysqlpool.drivers.sockets import peer_of  # noqa: E402
 from django_mysqlpool.mysqlpool.pool.registry import registry  # noqa: E402
 from tests.shop.models import Account  # noqa: E402
 
@@ -381,6 +383,26 @@ def churn() -> None:
     (status,) = pool_status().values()
     assert 1 < len(ids) <= status["cap"]
     assert status["out"] == 0
+
+
+def connecting() -> None:
+    """A fork while another thread waits for a server's first word."""
+    ignore_warning_of_threads()
+    # (The hook that was registered last is the first to be called.)
+    os.register_at_fork(before=partial(os.write, 1, b"forking\n"))
+    thread = threading.Thread(target=own_id)
+    thread.start()
+    assert sys.stdin.readline() == "fork\n"
+    port = connection.settings_dict["PORT"]
+    pid = fork(partial(have_no_socket_to, port))
+    thread.join()
+    assert wait(pid) == CODES["_exit"]
+
+
+def have_no_socket_to(port: int) -> None:
+    peers = [peer_of(int(entry.name)) for entry in Path("/proc/self/fd").iterdir()]
+    assert f"127.0.0.1:{port}" not in peers, peers
+    be_clean(0, use=True)
 
 
 def functions(thread: int) -> Iterator[str]:

@@ -148,13 +148,13 @@ class Connector:
         barrier, operation = self.barrier, object()
         try:
             try:
-                barrier.begin(operation)
+                barrier.begin(operation, request.seconds_left())
                 if self.is_stopped:
                     raise PoolForgotten
                 self.opening.add(request)
                 connection = self._open(request, record)
             finally:
-                barrier.operations.discard(operation)
+                barrier.operations.pop(operation, None)
                 barrier.note_end()
         except BaseException:  # an interrupt: SQLAlchemy has not got it, and would not close it
             if connection is not None:
@@ -272,7 +272,7 @@ class Connector:
             try:
                 self._farewell.close(session)  # if an interrupt, or the want of memory, has come before it
             finally:
-                barrier.operations.discard(operation)
+                barrier.operations.pop(operation, None)
                 self._forget_session(session, connection)
                 barrier.note_end()
 

@@ -1,9 +1,9 @@
 """Everything about forks.
 
-A fork waits until no connection is being opened or closed: the child would inherit sockets of which it can't know. A
-child has empty pools with new locks. It lets go of inherited connections without a byte on the wire: their sockets are
-shared with the parent. mysqlclient says QUIT when a connection object is closed or deallocated, which would end the
-parent's session. So the child first points the descriptor elsewhere.
+A fork waits until no connection is being opened or closed: the child would inherit sockets of which it can't know, and
+locks of the TLS library that no thread in it releases. A child has empty pools with new locks. It lets go of inherited
+connections without a byte on the wire: their sockets are shared with the parent. mysqlclient says QUIT when a connection
+object is closed or deallocated, which would end the parent's session. So the child first points the descriptor elsewhere.
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Protocol
 
 from .locks import RLock, acquire_within
 
-#: Seconds that a fork waits at most, as it does not wait for a server; and that others wait for a fork.
-MAX_WAIT = 1.0
+#: Seconds that a fork waits at most for connections that are being opened and closed, in all pools together, and that
+#: these wait for a fork. As long as a server is given to answer, and so longer than a handshake on a busy machine takes.
+MAX_WAIT = 10.0
+#: Seconds that a fork waits for a lock, which is held for a decision and not while a server is waited for.
+MAX_WAIT_FOR_LOCK = 1.0
 
 
 class Participant(Protocol):
@@ -73,6 +77,9 @@ if hasattr(os, "register_at_fork"):
 class ForkBarrier:
     """The connections that a pool is opening and closing now, and the fork that waits until it is done.
 
+    A fork raises the barriers of all pools, so that nothing new begins; waits for what has begun; and then holds the
+    pools' locks. While it waits it holds none, and connections that are open are checked out and in.
+
     :param lock: the pool's lock
     """
 
@@ -80,10 +87,12 @@ class ForkBarrier:
         self._lock = lock
         #: During a fork: the lock.
         self._held: list[threading.RLock] = []
-        #: Stand for the connections that are being opened or closed. Whoever has begun an operation discards it in a
-        #: ``finally``, without a call of ours, at which an interrupt could come, and then calls ``note_end()``.
-        self.operations: set[object] = set()
-        self._forking: threading.Thread | None = None
+        #: Stand for the connections that are being opened or closed, each with the thread that does it. Whoever has begun
+        #: an operation removes it by ``pop()`` in a ``finally``, without a call of ours, at which an interrupt could come,
+        #: and then calls ``note_end()``.
+        self.operations: dict[object, int] = {}
+        #: The thread that forks.
+        self._forking: int | None = None
         self._changed = threading.Condition(lock)
 
     @property
@@ -91,33 +100,61 @@ class ForkBarrier:
         """True if a connection is being opened or closed."""
         return bool(self.operations)
 
-    def begin(self, operation: object) -> None:
-        """Before a connection is opened or closed: wait for the end of a fork."""
+    def begin(self, operation: object, seconds: float = MAX_WAIT) -> None:
+        """Before a connection is opened or closed: wait for the end of a fork, for ``seconds`` at most."""
+        thread = threading.get_ident()
         with self._lock:
             # (The garbage collector may have the forking thread itself close one.)
-            self._changed.wait_for(lambda: self._forking in (None, threading.current_thread()), timeout=MAX_WAIT)
-            self.operations.add(operation)
+            self._changed.wait_for(lambda: self._forking in (None, thread), timeout=min(seconds, MAX_WAIT))
+            self.operations[operation] = thread
 
     def note_end(self) -> None:
         """After an operation: let a fork go on that waits for it."""
         with self._lock:
             self._changed.notify_all()
 
-    def raise_for_fork(self) -> None:
-        """Before a fork: take the lock, wait for the operations to end, and let none begin.
+    # Around a fork, in the parent
 
-        Not for ever: a thread may hold the lock and wait for another pool's, if the garbage collector releases a
-        connection in it.
+    def raise_for_fork(self) -> None:
+        """Let nothing begin."""
+        self._forking = threading.get_ident()
+
+    def wait_for_end(self, deadline: float) -> None:
+        """Wait for the operations to end, those of this thread apart.
+
+        :param deadline: as ``time.monotonic()``
         """
-        if acquire_within(MAX_WAIT, self._lock, self._held):
-            self._forking = threading.current_thread()
-            self._changed.wait_for(lambda: not self.operations, timeout=MAX_WAIT)
+        held: list[threading.RLock] = []
+        try:
+            if acquire_within(MAX_WAIT_FOR_LOCK, self._lock, held):
+                self._changed.wait_for(self._is_quiet, timeout=max(deadline - time.monotonic(), 0))
+        finally:
+            for lock in held:
+                lock.release()
+
+    def _is_quiet(self) -> bool:
+        return not self._number_of_others()
+
+    def _number_of_others(self) -> int:
+        thread = threading.get_ident()
+        return sum(of != thread for of in self.operations.copy().values())
+
+    def hold(self) -> int:
+        """Take the lock.
+
+        Not at any price: a thread may hold it and wait for another pool's, if the garbage collector releases a connection
+        in it.
+
+        :returns: how many connections other threads are opening and closing still
+        """
+        acquire_within(MAX_WAIT_FOR_LOCK, self._lock, self._held)
+        return self._number_of_others()
 
     def lower_after_fork(self) -> None:
-        """In the parent: go on."""
+        """Go on."""
         try:
             self._forking = None
-            if self._held:
+            if self._held or acquire_within(MAX_WAIT_FOR_LOCK, self._lock, self._held):
                 self._changed.notify_all()
         finally:
             for lock in self._held:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from django_mysqlpool.mysqlpool.log import say
 
 from . import fork
 from .fork import discard_inherited
@@ -76,9 +80,23 @@ class Registry:
 
     def before_fork(self) -> None:
         self._lock.acquire()
-        for pool in self._pools:
-            self._held_for_fork.append(pool)
-            pool.connector.barrier.raise_for_fork()
+        deadline = time.monotonic() + fork.MAX_WAIT
+        self._held_for_fork.extend(self._pools)
+        barriers = {pool.name: pool.connector.barrier for pool in self._held_for_fork}
+        for barrier in barriers.values():
+            barrier.raise_for_fork()
+        for barrier in barriers.values():
+            barrier.wait_for_end(deadline)
+        for name, barrier in barriers.items():
+            if number := barrier.hold():
+                say(
+                    logging.WARNING,
+                    "Pool %s: the process forked while connections were being opened or closed (%d), which took longer "
+                    "than %d s. The child keeps their sockets open.",
+                    name,
+                    number,
+                    fork.MAX_WAIT,
+                )
 
     def after_fork_in_parent(self) -> None:
         try:
