@@ -422,7 +422,7 @@ def locked() -> None:
     def hold() -> None:
         with lock:
             held.set()
-            while "raise_for_fork" not in functions(main):
+            while "wait_for_end" not in functions(main):
                 pass
 
     thread = threading.Thread(target=hold)
