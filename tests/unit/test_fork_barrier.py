@@ -72,6 +72,21 @@ def operation(barrier: ForkBarrier) -> Iterator[None]:
         barrier.note_end()
 
 
+def open_in_thread(barrier: ForkBarrier, in_thread: Any, steps: list[str]) -> threading.Event:
+    """Have another thread open a connection until the returned event is set; ``steps`` tells when it has ended."""
+    under_way, may_end = threading.Event(), threading.Event()
+
+    def open_one() -> None:
+        with operation(barrier):
+            under_way.set()
+            assert may_end.wait(10)
+            steps.append("opened")
+
+    in_thread(open_one)
+    assert under_way.wait(10)
+    return may_end
+
+
 def stop(barrier: ForkBarrier) -> int:
     """As far as to the fork; but for the lock, so that others can be seen to wait for the fork, and not for the lock."""
     barrier.raise_for_fork()
@@ -88,13 +103,6 @@ def resume(barrier: ForkBarrier) -> None:
 
 def test_a_fork_waits_for_what_has_begun(barrier, in_thread):
     steps: list[str] = []
-    under_way, may_end = threading.Event(), threading.Event()
-
-    def open_one() -> None:
-        with operation(barrier):
-            under_way.set()
-            assert may_end.wait(10)
-            steps.append("opened")
 
     def fork() -> None:
         stop(barrier)
@@ -102,8 +110,7 @@ def test_a_fork_waits_for_what_has_begun(barrier, in_thread):
         assert not barrier.is_busy
         resume(barrier)
 
-    in_thread(open_one)
-    assert under_way.wait(10)
+    may_end = open_in_thread(barrier, in_thread, steps)
     assert barrier.is_busy
     forking = in_thread(fork)
     assert barrier._changed.is_waited_for.wait(10)
@@ -141,15 +148,7 @@ def test_the_forking_thread_itself_may_close_one(barrier):
 def test_a_fork_does_not_wait_for_a_server_that_is_silent(barrier, in_thread, monkeypatch):
     """Another thread opens a connection for longer than a fork waits; the fork is told."""
     monkeypatch.setattr(module, "MAX_WAIT", 0.01)
-    under_way, may_end = threading.Event(), threading.Event()
-
-    def open_one() -> None:
-        with operation(barrier):
-            under_way.set()
-            assert may_end.wait(10)
-
-    in_thread(open_one)
-    assert under_way.wait(10)
+    may_end = open_in_thread(barrier, in_thread, steps=[])
     assert stop(barrier) == 1
     assert barrier.is_busy
     resume(barrier)
@@ -166,13 +165,6 @@ def test_a_fork_does_not_wait_for_what_its_own_thread_has_begun(barrier):
 
 def test_it_waits_for_others_beside_its_own(barrier, in_thread):
     steps: list[str] = []
-    under_way, may_end = threading.Event(), threading.Event()
-
-    def open_one() -> None:
-        with operation(barrier):
-            under_way.set()
-            assert may_end.wait(10)
-            steps.append("opened")
 
     def fork() -> None:
         with operation(barrier):
@@ -180,8 +172,7 @@ def test_it_waits_for_others_beside_its_own(barrier, in_thread):
             steps.append("forked")
             resume(barrier)
 
-    in_thread(open_one)
-    assert under_way.wait(10)
+    may_end = open_in_thread(barrier, in_thread, steps)
     forking = in_thread(fork)
     assert barrier._changed.is_waited_for.wait(10)
     may_end.set()
@@ -192,12 +183,7 @@ def test_it_waits_for_others_beside_its_own(barrier, in_thread):
 def test_the_lock_is_free_while_a_fork_waits(barrier, in_thread):
     """Connections that are open are checked out and in meanwhile, of each pool: all wait before one lock is held."""
     other = ForkBarrier(threading.RLock())
-    under_way, may_end, is_forked = threading.Event(), threading.Event(), threading.Event()
-
-    def open_one() -> None:
-        with operation(barrier):
-            under_way.set()
-            assert may_end.wait(10)
+    is_forked = threading.Event()
 
     def fork() -> None:
         pools = Registry()
@@ -206,8 +192,7 @@ def test_the_lock_is_free_while_a_fork_waits(barrier, in_thread):
         is_forked.set()
         pools.after_fork_in_parent()
 
-    in_thread(open_one)
-    assert under_way.wait(10)
+    may_end = open_in_thread(barrier, in_thread, steps=[])
     in_thread(fork)
     assert barrier._changed.is_waited_for.wait(10)
     for lock in barrier._lock, other._lock:

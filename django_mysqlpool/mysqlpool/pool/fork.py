@@ -87,9 +87,9 @@ class ForkBarrier:
         self._lock = lock
         #: During a fork: the lock.
         self._held: list[threading.RLock] = []
-        #: Stand for the connections that are being opened or closed, each with the thread that does it. Whoever has begun
-        #: an operation removes it by ``pop()`` in a ``finally``, without a call of ours, at which an interrupt could come,
-        #: and then calls ``note_end()``.
+        #: Stand for the connections that are being opened or closed, each with the thread that does it. That thread
+        #: removes it by ``pop()`` in a ``finally``, without a call of ours, at which an interrupt could come, and then
+        #: calls ``note_end()``.
         self.operations: dict[object, int] = {}
         #: The thread that forks.
         self._forking: int | None = None
@@ -127,13 +127,10 @@ class ForkBarrier:
         held: list[threading.RLock] = []
         try:
             if acquire_within(MAX_WAIT_FOR_LOCK, self._lock, held):
-                self._changed.wait_for(self._is_quiet, timeout=max(deadline - time.monotonic(), 0))
+                self._changed.wait_for(lambda: not self._number_of_others(), timeout=max(deadline - time.monotonic(), 0))
         finally:
             for lock in held:
                 lock.release()
-
-    def _is_quiet(self) -> bool:
-        return not self._number_of_others()
 
     def _number_of_others(self) -> int:
         thread = threading.get_ident()
